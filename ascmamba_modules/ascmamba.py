@@ -1,0 +1,135 @@
+"""The ASCMamba network.
+
+Source: ASCMamba paper, section 3.1.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ascmamba_modules.dense_encoder import DenseEncoder
+from ascmamba_modules.dual_path import DualPathMambaBlock
+from ascmamba_modules.padding import frame_mask
+
+
+class ASCMamba(nn.Module):
+    """DenseEncoder, dual-path Mamba blocks, pooling over time, classifier.
+
+    The paper does not say how features are pooled.  Here each frequency bin
+    is pooled over time by mean and maximum, and the classifier sees all bins:
+    convolutions and scans treat bins alike, so that a mean over them too
+    would forget at which frequencies the energy was.
+
+    Arguments
+    ---------
+    n_classes : int
+        Number of scenes.
+    n_mels : int
+        Mel bands of the features.
+    channels : int
+        Width of the network.
+    n_blocks : int
+        Number of dual-path blocks.
+    context_size : int
+        Length of the context vector.
+    depth : int
+        Layers of the dense block.
+    dropout : float
+        Dropout rate, in the blocks and before the classifier.
+    **mamba_options
+        Passed to :class:`~ascmamba_modules.mamba.Mamba` (d_state, d_conv,
+        expand, engine ...).
+
+    Example
+    -------
+    >>> model = ASCMamba(channels=8, n_blocks=1, context_size=4)
+    >>> features = torch.randn(2, 50, 64)
+    >>> model(features, context=torch.randn(2, 4)).shape
+    torch.Size([2, 10])
+    >>> model.embed(features, lengths=torch.tensor([1.0, 0.5])).shape
+    torch.Size([2, 512])
+    """
+
+    def __init__(
+        self,
+        n_classes=10,
+        n_mels=64,
+        channels=64,
+        n_blocks=4,
+        context_size=64,
+        depth=4,
+        dropout=0.1,
+        **mamba_options,
+    ):
+        super().__init__()
+        self.n_mels = n_mels
+        self.context_size = context_size
+        self.encoder = DenseEncoder(1, channels, depth)
+        self.blocks = nn.ModuleList(
+            DualPathMambaBlock(channels, context_size, dropout, **mamba_options)
+            for _ in range(n_blocks)
+        )
+        self.norm = nn.LayerNorm(channels)
+        self.dropout = nn.Dropout(dropout)
+        n_bins = (n_mels + 1) // 2
+        self.embedding_size = 2 * n_bins * channels
+        self.classifier = nn.Linear(self.embedding_size, n_classes)
+
+    def forward(self, features, context=None, lengths=None):
+        """Classifies a batch of clips.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            Log-mel features (batch, time, n_mels).
+        context : torch.Tensor, optional
+            Context vectors (batch, context_size).  None is the zero vector,
+            for models that go without place and time.
+        lengths : torch.Tensor, optional
+            Relative lengths of the clips (batch).
+
+        Returns
+        -------
+        torch.Tensor
+            Logits (batch, n_classes).
+        """
+        return self.classifier(
+            self.dropout(self.embed(features, context, lengths))
+        )
+
+    def embed(self, features, context=None, lengths=None):
+        """Pools a batch of clips into vectors, the classifier's input.
+
+        Arguments are those of :meth:`forward`.
+
+        Returns
+        -------
+        torch.Tensor
+            (batch, embedding_size).
+        """
+        if features.dim() != 3 or features.shape[2] != self.n_mels:
+            raise ValueError(
+                f"ASCMamba takes features (batch, time, {self.n_mels}), "
+                f"got {tuple(features.shape)}."
+            )
+        if context is None:
+            context = features.new_zeros(len(features), self.context_size)
+        mask = frame_mask(lengths, features.shape[1])  # (B, T) or None
+        x = self.encoder(features.unsqueeze(1), lengths)  # (B, C, T, F / 2)
+        x = x.permute(0, 2, 3, 1).contiguous()  # (B, T, F / 2, C)
+        for block in self.blocks:
+            x = block(x, context, mask)
+        x = self.norm(x)
+        if mask is None:
+            mean, maximum = x.mean(1), x.amax(1)
+        else:
+            padding = ~mask[:, :, None, None]
+            count = mask.sum(1)[:, None, None]
+            mean = x.masked_fill(padding, 0.0).sum(1) / count
+            maximum = x.masked_fill(padding, -torch.inf).amax(1)
+        return torch.cat([mean, maximum], dim=-1).flatten(1)
+
+    @staticmethod
+    def log_posteriors(outputs):
+        """Log-posteriors (batch, n_classes) from the output of a call."""
+        return F.log_softmax(outputs.float(), dim=-1)

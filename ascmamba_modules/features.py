@@ -1,0 +1,140 @@
+"""Log-mel features.
+
+Source: ASCMamba paper, section 4.3: 2048-point transform, 40 ms Hann window,
+20 ms shift, 64 mel bands, 500 x 64 values for ten seconds.
+"""
+
+import torch
+from torch import nn
+from torchaudio.transforms import MelSpectrogram
+
+from ascmamba_modules.padding import frame_counts
+
+_POWER_FLOOR = 1e-10  # -100 dB
+
+
+class LogMel(nn.Module):
+    """Log-mel spectrogram in dB, on the device of the waveform.
+
+    Equals ``librosa.power_to_db(librosa.feature.melspectrogram(...))`` with
+    the same settings (zero padding at the edges, Slaney mel scale and
+    normalisation), clip by clip, without the frame that is centred on the
+    end of the clip: n samples give n // hop frames.
+
+    Arguments
+    ---------
+    sample_rate : int
+        Rate of the waveform in Hz.
+    n_fft : int
+        Points of the Fourier transform.
+    win_length, hop_length : float
+        Length and shift of the Hann window in milliseconds.
+    n_mels : int
+        Number of mel bands.
+    f_min, f_max : float
+        Edges of the mel filter bank in Hz; f_max None is half the rate.
+    top_db : float or None
+        Values lie at most this many dB under the maximum of their clip.
+
+    Example
+    -------
+    >>> features = LogMel()
+    >>> features(torch.randn(2, 441000)).shape
+    torch.Size([2, 500, 64])
+    """
+
+    def __init__(
+        self,
+        sample_rate=44100,
+        n_fft=2048,
+        win_length=40.0,
+        hop_length=20.0,
+        n_mels=64,
+        f_min=0.0,
+        f_max=None,
+        top_db=80.0,
+    ):
+        super().__init__()
+        self.sample_rate = sample_rate
+        self.hop_samples = round(sample_rate * hop_length / 1000)
+        self.n_mels = n_mels
+        self.top_db = top_db
+        self.mel_spectrogram = MelSpectrogram(
+            sample_rate=sample_rate,
+            n_fft=n_fft,
+            win_length=round(sample_rate * win_length / 1000),
+            hop_length=self.hop_samples,
+            f_min=f_min,
+            f_max=f_max,
+            n_mels=n_mels,
+            power=2.0,
+            pad_mode="constant",
+            norm="slaney",
+            mel_scale="slaney",
+        )
+
+    def forward(self, wavs, lengths=None):
+        """Computes the features of a padded batch.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms (batch, samples), zero after the end of each clip.
+        lengths : torch.Tensor, optional
+            Relative lengths of the clips (batch).
+
+        Returns
+        -------
+        torch.Tensor
+            dB values (batch, frames, n_mels).  Frames after the end of a clip
+            mean nothing; :meth:`frame_lengths` tells where it is.
+        """
+        with torch.autocast(wavs.device.type, enabled=False):
+            power = self.mel_spectrogram(wavs.float())  # (B, M, T + 1)
+        db = 10.0 * power.clamp(min=_POWER_FLOOR).log10()
+        db = db.transpose(1, 2)  # (B, T + 1, M)
+        if self.top_db is not None:
+            peak = self._peak(db, wavs, lengths)
+            db = torch.maximum(db, peak - self.top_db)
+        return db[:, : self._n_frames(wavs.shape[1])]
+
+    def frame_lengths(self, wavs, lengths):
+        """Relative lengths of the clips in frames.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            The waveforms (batch, samples).
+        lengths : torch.Tensor or None
+            Relative lengths of the clips in samples (batch).
+
+        Returns
+        -------
+        torch.Tensor or None
+            Relative lengths in frames (batch), None for None.
+
+        Example
+        -------
+        >>> features = LogMel(sample_rate=1000, n_fft=64, n_mels=4)
+        >>> features.frame_lengths(torch.zeros(2, 110), torch.tensor([1, 0.5]))
+        tensor([1.0000, 0.4000])
+        """
+        if lengths is None:
+            return None
+        samples = frame_counts(lengths, wavs.shape[1])
+        frames = (samples // self.hop_samples).clamp(min=1)
+        return frames / self._n_frames(wavs.shape[1])
+
+    def _n_frames(self, n_samples):
+        return max(1, n_samples // self.hop_samples)
+
+    def _peak(self, db, wavs, lengths):
+        """Maximum of each clip (batch, 1, 1), padding left out."""
+        if lengths is not None:
+            samples = frame_counts(lengths, wavs.shape[1])
+            # librosa counts the frame centred on the end of the clip too.
+            last_frame = (samples // self.hop_samples).unsqueeze(1)
+            frames = torch.arange(db.shape[1], device=db.device)
+            padding = (frames > last_frame).unsqueeze(-1)
+            db = db.masked_fill(padding, -torch.inf)
+        return db.amax((1, 2), keepdim=True)

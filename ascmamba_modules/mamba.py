@@ -1,0 +1,205 @@
+"""The Mamba block and its bidirectional pair.
+
+Source: A. Gu and T. Dao, "Mamba: Linear-Time Sequence Modeling with Selective
+State Spaces", 2023, section 3.4 and figure 3.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ascmamba_modules.selective_scan import selective_scan
+
+
+class Mamba(nn.Module):
+    """A selective state space model between two projections, with a gate.
+
+    Parameters have the names and shapes of ``mamba_ssm.Mamba``, so that
+    weights can be moved either way with ``load_state_dict``.
+
+    Arguments
+    ---------
+    d_model : int
+        Channels of input and output (D).
+    d_state : int
+        States per inner channel (N).
+    d_conv : int
+        Width of the causal convolution, in steps.
+    expand : int
+        Inner channels E = expand * d_model.
+    dt_rank : int or "auto"
+        Rank of the step size projection; "auto" is ceil(d_model / 16).
+    dt_min, dt_max : float
+        Range of the step sizes at the start of training.
+    conv_bias, bias : bool
+        Whether the convolution and the outer projections have a bias.
+    engine : str
+        Engine of the selective scan, see
+        :func:`~ascmamba_modules.selective_scan.selective_scan`.
+
+    Example
+    -------
+    >>> mamba = Mamba(d_model=16)
+    >>> mamba(torch.rand(2, 50, 16)).shape
+    torch.Size([2, 50, 16])
+    """
+
+    def __init__(
+        self,
+        d_model,
+        d_state=16,
+        d_conv=4,
+        expand=2,
+        dt_rank="auto",
+        dt_min=0.001,
+        dt_max=0.1,
+        conv_bias=True,
+        bias=False,
+        engine="auto",
+    ):
+        super().__init__()
+        self.d_model = d_model
+        self.d_state = d_state
+        self.d_conv = d_conv
+        self.expand = expand
+        self.d_inner = expand * d_model
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        self.engine = engine
+
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
+        self.conv1d = nn.Conv1d(
+            self.d_inner,
+            self.d_inner,
+            d_conv,
+            groups=self.d_inner,
+            padding=d_conv - 1,
+            bias=conv_bias,
+        )
+        self.x_proj = nn.Linear(
+            self.d_inner, self.dt_rank + 2 * d_state, bias=False
+        )
+        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
+        # Section 3.6: real initialisation, A[d, n] = -(n + 1).
+        self.A_log = nn.Parameter(
+            torch.arange(1.0, d_state + 1).log().repeat(self.d_inner, 1)
+        )
+        self.D = nn.Parameter(torch.ones(self.d_inner))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
+        self._init_step_sizes(dt_min, dt_max)
+
+    def _init_step_sizes(self, dt_min, dt_max):
+        """Step sizes start log-uniform between dt_min and dt_max."""
+        bound = self.dt_rank**-0.5
+        nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+        low, high = math.log(dt_min), math.log(dt_max)
+        step = torch.empty(self.d_inner).uniform_(low, high).exp()
+        with torch.no_grad():  # softplus(bias) = step
+            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
+
+    def forward(self, x, mask=None):
+        """Maps a batch of sequences.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Sequences (batch, length, d_model).
+        mask : torch.Tensor, optional
+            (batch, length), 1 at steps that belong to a sequence and 0 at
+            padding.  The state passes padding at zero, so that padding may
+            stand before as well as after a sequence.
+
+        Returns
+        -------
+        torch.Tensor
+            (batch, length, d_model).
+        """
+        if mask is not None:
+            mask = mask.unsqueeze(-1).to(x.dtype)  # (B, L, 1)
+        u, z = self.in_proj(x).chunk(2, dim=-1)  # each (B, L, E)
+        if mask is not None:
+            u = u * mask
+        u = F.silu(self._causal_convolution(u))  # (B, L, E)
+        if mask is not None:
+            u = u * mask
+        step, B, C = self.x_proj(u).split(
+            [self.dt_rank, self.d_state, self.d_state], dim=-1
+        )  # (B, L, R), (B, L, N), (B, L, N)
+        # The bias goes into the scan, which adds it in full precision.
+        delta = F.linear(step, self.dt_proj.weight)  # (B, L, E)
+        y = selective_scan(
+            u.transpose(1, 2),  # (B, E, L)
+            delta.transpose(1, 2),
+            -torch.exp(self.A_log.float()),  # (E, N)
+            B.transpose(1, 2),  # (B, N, L)
+            C.transpose(1, 2),
+            self.D.float(),
+            z=z.transpose(1, 2),
+            delta_bias=self.dt_proj.bias.float(),
+            delta_softplus=True,
+            engine=self.engine,
+        )
+        return self.out_proj(y.transpose(1, 2))  # (B, L, D)
+
+    def _causal_convolution(self, u):
+        # As an image of height 1 whose channels are last in memory: oneDNN
+        # has a fast depthwise kernel for those, not for sequences.
+        image = u.transpose(1, 2).unsqueeze(2)  # (B, E, 1, L)
+        image = F.conv2d(
+            image,
+            self.conv1d.weight.unsqueeze(2),  # (E, 1, 1, d_conv)
+            self.conv1d.bias,
+            padding=(0, self.d_conv - 1),
+            groups=self.d_inner,
+        )[..., : u.shape[1]]
+        return image.squeeze(2).transpose(1, 2)  # (B, L, E)
+
+
+class BidirectionalMamba(nn.Module):
+    """Two Mamba blocks, one reading each way; their outputs are summed.
+
+    Each block ends in its own projection, so that the sum can do all that a
+    linear layer over both outputs could.
+
+    Source: L. Zhu et al., "Vision Mamba: Efficient Visual Representation
+    Learning with Bidirectional State Space Model", 2024.
+
+    Arguments
+    ---------
+    d_model : int
+        Channels of input and output.
+    **mamba_options
+        Passed to both :class:`Mamba` blocks.
+
+    Example
+    -------
+    >>> mamba = BidirectionalMamba(d_model=16, d_state=8)
+    >>> mamba(torch.rand(2, 50, 16)).shape
+    torch.Size([2, 50, 16])
+    """
+
+    def __init__(self, d_model, **mamba_options):
+        super().__init__()
+        self.forwards = Mamba(d_model, **mamba_options)
+        self.backwards = Mamba(d_model, **mamba_options)
+
+    def forward(self, x, mask=None):
+        """Maps a batch of sequences.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Sequences (batch, length, d_model).
+        mask : torch.Tensor, optional
+            (batch, length), 1 at steps that belong to a sequence, 0 at
+            padding; without it all steps belong.
+
+        Returns
+        -------
+        torch.Tensor
+            (batch, length, d_model).
+        """
+        flipped_mask = None if mask is None else mask.flip(1)
+        backwards = self.backwards(x.flip(1), flipped_mask).flip(1)
+        return self.forwards(x, mask) + backwards

@@ -1,0 +1,59 @@
+"""Which frames of a padded batch belong to a clip."""
+
+import torch
+
+
+def frame_counts(lengths, n_frames):
+    """Turns SpeechBrain's relative lengths into numbers of frames.
+
+    Arguments
+    ---------
+    lengths : torch.Tensor
+        Relative lengths (batch), 1 for the longest clip.
+    n_frames : int
+        Frames of the padded batch.
+
+    Returns
+    -------
+    torch.Tensor
+        Frames of each clip (batch), at least 1.
+
+    Example
+    -------
+    >>> frame_counts(torch.tensor([0.5, 1.0]), 10)
+    tensor([ 5, 10])
+    """
+    return (lengths * n_frames).round().long().clamp(1, n_frames)
+
+
+def frame_mask(lengths, n_frames):
+    """Marks the frames that belong to each clip.
+
+    Arguments
+    ---------
+    lengths : torch.Tensor or None
+        Relative lengths (batch).
+    n_frames : int
+        Frames of the padded batch.
+
+    Returns
+    -------
+    torch.Tensor or None
+        Boolean (batch, n_frames), or None if no clip has padding: modules
+        then take their quicker path.
+
+    Example
+    -------
+    >>> frame_mask(torch.tensor([0.5, 1.0]), 4)
+    tensor([[ True,  True, False, False],
+            [ True,  True,  True,  True]])
+    >>> frame_mask(torch.ones(2), 4) is None
+    True
+    """
+    if lengths is None:
+        return None
+    counts = frame_counts(lengths, n_frames)
+    if (counts == n_frames).all():
+        return None
+    frames = torch.arange(n_frames, device=lengths.device)
+    return frames < counts.unsqueeze(1)

@@ -1,0 +1,6 @@
+"""The selective scan of Mamba: one operation, several engines."""
+
+from ascmamba_modules.selective_scan.interface import (
+    engine_status,
+    selective_scan,
+)
