@@ -1,0 +1,99 @@
+"""Augmentation that SpeechBrain lacks."""
+
+import torch
+from torch import nn
+
+from ascmamba_modules.padding import frame_mask
+
+
+class Mixup(nn.Module):
+    """Mixes the features of pairs of clips.
+
+    Source: H. Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018.
+
+    Arguments
+    ---------
+    alpha : float
+        Weights are drawn from Beta(alpha, alpha); 0 switches mixing off.
+
+    Example
+    -------
+    >>> mixup = Mixup(alpha=0.3)
+    >>> features, lengths = torch.rand(4, 50, 64), torch.ones(4)
+    >>> features, lengths, partner, weight = mixup(features, lengths)
+    >>> features.shape, partner.shape, weight.shape
+    (torch.Size([4, 50, 64]), torch.Size([4]), torch.Size([4]))
+    """
+
+    def __init__(self, alpha=0.0):
+        super().__init__()
+        if alpha < 0:
+            raise ValueError(f"Mixup: alpha must be at least 0, got {alpha}.")
+        self.alpha = alpha
+
+    def forward(self, features, lengths):
+        """Mixes a batch.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            (batch, time, n_mels).
+        lengths : torch.Tensor
+            Relative lengths (batch).
+
+        Returns
+        -------
+        features : torch.Tensor
+            weight * clip + (1 - weight) * partner (batch, time, n_mels).
+        lengths : torch.Tensor
+            Of the longer clip of each pair (batch).
+        partner : torch.Tensor
+            Index of each clip's partner (batch).
+        weight : torch.Tensor
+            Weight of the clip itself (batch).
+        """
+        batch = len(features)
+        device = features.device
+        partner = torch.arange(batch, device=device)
+        weight = torch.ones(batch, device=device)
+        if self.alpha == 0:
+            return features, lengths, partner, weight
+        partner = torch.randperm(batch, device=device)
+        beta = torch.distributions.Beta(self.alpha, self.alpha)
+        weight = beta.sample((batch,)).to(device)
+        mask = frame_mask(lengths, features.shape[1])
+        if mask is not None:
+            features = features * mask.unsqueeze(-1)
+        features = blend(features, partner, weight)
+        return (
+            features,
+            torch.maximum(lengths, lengths[partner]),
+            partner,
+            weight,
+        )
+
+
+def blend(x, partner, weight):
+    """Mixes rows of any tensor as :class:`Mixup` mixes features.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        (batch, ...).
+    partner, weight : torch.Tensor
+        As returned by :class:`Mixup` (batch).
+
+    Returns
+    -------
+    torch.Tensor
+        Of the shape of x.
+
+    Example
+    -------
+    >>> x = torch.tensor([[0.0], [1.0]])
+    >>> blend(x, torch.tensor([1, 0]), torch.tensor([0.75, 1.0]))
+    tensor([[0.2500],
+            [1.0000]])
+    """
+    weight = weight.view(-1, *([1] * (x.dim() - 1)))
+    return weight * x + (1 - weight) * x[partner]
