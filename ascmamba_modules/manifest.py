@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 import soundfile
-import torch
 from speechbrain.dataio import audio_io
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_pipeline import provides, takes
@@ -390,7 +389,7 @@ def make_dataset(table, audio_normalizer, label_encoder, tokenizer):
     @takes("scene_label")
     @provides("label")
     def label_pipeline(scene_label):
-        return torch.tensor(label_encoder.encode_label(scene_label))
+        return label_encoder.encode_label(scene_label)
 
     @takes("location", "record_time")
     @provides("location_tokens", "time_tokens")

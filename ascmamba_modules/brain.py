@@ -1,0 +1,204 @@
+"""The Brain that trains a scene classifier."""
+
+import torch
+import torch.nn.functional as F
+from speechbrain import Brain, Stage
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
+from torch.nn.parallel import DistributedDataParallel
+
+from ascmamba_modules.augment import blend
+from ascmamba_modules.evaluation import macro_accuracy, write_report
+
+logger = get_logger(__name__)
+
+
+class SceneBrain(Brain):
+    """Trains, validates and tests a model that answers with logits.
+
+    Modules: features, normalize, model and, for models that use place and
+    time, context_encoder.  Needs in hparams: augmentation, mixup,
+    label_smoothing, label_encoder, epoch_counter, lr_annealing,
+    train_loggers and output_folder.
+
+    The best checkpoint is the one with the highest macro accuracy on the
+    validation clips.  Without any, the last one is kept.
+    """
+
+    SCORE = "macro_accuracy"
+    _validates = False
+
+    def compute_forward(self, batch, stage):
+        """Runs from waveforms to the model's output."""
+        batch = batch.to(self.device)
+        wavs, wav_lengths = batch.sig
+        features = self.modules.features(wavs, wav_lengths)
+        lengths = self.modules.features.frame_lengths(wavs, wav_lengths)
+        features = self.modules.normalize(
+            features, lengths, epoch=self.hparams.epoch_counter.current
+        )
+        if stage == Stage.TRAIN:
+            features, lengths = self.hparams.augmentation(features, lengths)
+            features, lengths, *self.pairs = self.hparams.mixup(
+                features, lengths
+            )
+        context = None
+        if "context_encoder" in self.modules:
+            context = self.modules.context_encoder(
+                batch.location_tokens.data, batch.time_tokens.data
+            )
+            if stage == Stage.TRAIN:
+                context = blend(context, *self.pairs)
+        return self.modules.model(features, context, lengths)
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Cross-entropy; outside training also keeps the posteriors."""
+        labels = batch.label.to(self.device)
+        if stage == Stage.TRAIN:
+            partner, weight = self.pairs
+            own = self.clip_losses(predictions, labels)
+            others = self.clip_losses(predictions, labels[partner])
+            return (weight * own + (1 - weight) * others).mean()
+        # The wrapper of distributed training hides the model's methods.
+        log_posteriors = self.hparams.model.log_posteriors(predictions)
+        self.ids += batch.id
+        self.targets.append(labels.cpu())
+        self.log_posteriors.append(log_posteriors.cpu())
+        return F.nll_loss(log_posteriors, labels)
+
+    def clip_losses(self, predictions, labels):
+        """Training loss of each clip (batch)."""
+        return F.cross_entropy(
+            predictions.float(),
+            labels,
+            label_smoothing=self.hparams.label_smoothing,
+            reduction="none",
+        )
+
+    def fit(self, epoch_counter, train_set, valid_set=None, **options):
+        """Trains; see ``speechbrain.Brain.fit``."""
+        self._validates = valid_set is not None
+        super().fit(epoch_counter, train_set, valid_set, **options)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Forgets the posteriors of the stage before."""
+        self.ids, self.targets, self.log_posteriors = [], [], []
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Logs, saves a checkpoint after an epoch, reports after a test."""
+        if stage == Stage.TRAIN:
+            self.train_stats = {"loss": stage_loss}
+            if not self._validates:
+                self._end_epoch(epoch)
+        elif stage == Stage.VALID:
+            self._end_epoch(epoch, self._scores())
+        else:
+            self._report(self._scores())
+
+    def _scores(self):
+        targets = torch.cat(self.targets)
+        log_posteriors = torch.cat(self.log_posteriors)
+        return {
+            # Over clips: the loss that fit() averages is over batches.
+            "loss": F.nll_loss(log_posteriors, targets).item(),
+            self.SCORE: macro_accuracy(targets, log_posteriors.argmax(1)),
+        }
+
+    def _end_epoch(self, epoch, valid_stats=None):
+        rate = self.optimizer.param_groups[0]["lr"]
+        self._log(
+            {"epoch": epoch, "lr": rate},
+            train_stats=self.train_stats,
+            valid_stats=valid_stats,
+        )
+        _, next_rate = self.hparams.lr_annealing(epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = next_rate
+        if valid_stats is None:
+            self.checkpointer.save_and_keep_only(meta={"epoch": epoch})
+            return
+        self.hparams.epoch_counter.update_metric(valid_stats[self.SCORE])
+        self.checkpointer.save_and_keep_only(
+            meta={"epoch": epoch, **valid_stats}, max_keys=[self.SCORE]
+        )
+
+    def _report(self, test_stats):
+        epoch = self.hparams.epoch_counter.current
+        self._log({"epoch loaded": epoch}, test_stats=test_stats)
+        encoder = self.hparams.label_encoder
+        classes = [encoder.ind2lab[i] for i in range(len(encoder))]
+        folder = f"{self.hparams.output_folder}/test"
+        run_on_main(
+            lambda: logger.info(
+                "Test report in %s:\n%s",
+                folder,
+                write_report(
+                    folder,
+                    self.ids,
+                    torch.cat(self.targets),
+                    torch.cat(self.log_posteriors),
+                    classes,
+                ).to_string(float_format="{:.3f}".format),
+            )
+        )
+
+    def _log(self, meta, **stats):
+        for train_logger in self.hparams.train_loggers:
+            train_logger.log_stats(meta, **stats)
+
+    def load_best(self):
+        """Loads the best checkpoint, or the last one if none was scored.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no checkpoint.
+        """
+        # With a key, checkpoints without a score would be passed over.
+        checkpoint = (
+            self.checkpointer.find_checkpoint(max_key=self.SCORE)
+            or self.checkpointer.find_checkpoint()
+        )
+        if checkpoint is None:
+            raise RuntimeError(
+                f"No checkpoint in {self.checkpointer.checkpoints_dir}: train "
+                "first, or check --output_folder."
+            )
+        self.checkpointer.load_checkpoint(checkpoint)
+        logger.info(
+            "Loaded the checkpoint of epoch %s", checkpoint.meta["epoch"]
+        )
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Tests what :meth:`load_best` finds."""
+        self.load_best()
+
+    def _wrap_distributed(self):
+        """Wraps modules for CPU processes without synchronised batch norms,
+        which PyTorch has for GPUs only."""
+        if not (self.distributed_launch and self.device_type == "cpu"):
+            super()._wrap_distributed()
+            return
+        for name, module in self.modules.items():
+            if any(p.requires_grad for p in module.parameters()):
+                self.modules[name] = DistributedDataParallel(
+                    module, find_unused_parameters=self.find_unused_parameters
+                )
+
+
+class TwoLevelSceneBrain(SceneBrain):
+    """Trains a model that answers with scenes and their supersets, SETrans.
+
+    Needs in hparams, beside those of :class:`SceneBrain`: coarse_weight, the
+    weight of the supersets' loss.
+    """
+
+    def clip_losses(self, predictions, labels):
+        """Training loss of each clip (batch), both classifiers together."""
+        fine, coarse = predictions
+        coarse_labels = self.hparams.model.superset[labels]
+        return super().clip_losses(
+            fine, labels
+        ) + self.hparams.coarse_weight * super().clip_losses(
+            coarse, coarse_labels
+        )

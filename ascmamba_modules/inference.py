@@ -1,0 +1,191 @@
+"""Classifying recordings with a trained model."""
+
+from pathlib import Path
+
+import torch
+from speechbrain.inference.interfaces import Pretrained
+from speechbrain.utils.fetching import FetchFrom, FetchSource, LocalStrategy
+
+from ascmamba_modules.manifest import audio_problem, load_audio
+
+
+class SceneClassifier(Pretrained):
+    """Tells the scene of a recording, with or without its place and time.
+
+    Made by :meth:`from_hparams`.
+
+    Example
+    -------
+    >>> classifier = SceneClassifier.from_hparams(
+    ...     source="results/finetune/1986/model"
+    ... )  # doctest: +SKIP
+    >>> out_prob, score, index, text_lab = classifier.classify_file(
+    ...     "clip.wav", location="Xi'an", record_time="2023-04-21 18:30:00"
+    ... )  # doctest: +SKIP
+    """
+
+    MODULES_NEEDED = ["features", "normalize", "model"]
+    HPARAMS_NEEDED = ["modules", "label_encoder", "audio_normalizer"]
+
+    @classmethod
+    def from_hparams(cls, source, hparams_file="hyperparams.yaml", **kwargs):
+        """Loads a model folder, from disk or from the Hugging Face hub.
+
+        Loading builds what ``hyperparams.yaml`` in the folder names, so load
+        only folders that you trust.
+
+        Arguments
+        ---------
+        source : str or Path
+            A local folder (``model/`` of a finished training stage), read in
+            place and without network, or the name "owner/model" of a model
+            on the hub.
+        hparams_file : str
+            Name of the settings file.
+        **kwargs
+            Passed to ``Pretrained.from_hparams``, e.g.
+            ``run_opts={"device": "cuda"}``.
+
+        Returns
+        -------
+        SceneClassifier
+            Ready for inference.
+
+        Raises
+        ------
+        FileNotFoundError
+            If ``source`` is neither a model folder nor a hub name.
+        """
+        if isinstance(source, (str, Path)):
+            source = _local_or_hub(str(source), hparams_file)
+        if isinstance(source, FetchSource):
+            # The files are used where they are; nothing is cached.
+            kwargs = {"local_strategy": LocalStrategy.NO_LINK, **kwargs}
+        return super().from_hparams(source, hparams_file, **kwargs)
+
+    def classify_file(self, path, location=None, record_time=None):
+        """Classifies one audio file.
+
+        Arguments
+        ---------
+        path : str or Path
+            File of any length, rate and channel count.
+        location : str, optional
+            Place of the recording; None if it is unknown.
+        record_time : str or datetime.datetime, optional
+            Time of the recording, as text in ISO 8601
+            ("2023-04-21 18:30:00"); None if it is unknown.
+
+        Returns
+        -------
+        tuple
+            As :meth:`classify_batch`, for a batch of one.
+
+        Raises
+        ------
+        ValueError
+            If the file cannot be used, with the reason.
+        """
+        problem = audio_problem(path)
+        if problem:
+            raise ValueError(f"{path}: {problem}")
+        waveform = load_audio(path, self.audio_normalizer)
+        return self.classify_batch(
+            waveform.unsqueeze(0), None, location, record_time
+        )
+
+    def classify_batch(
+        self, wavs, wav_lens=None, location=None, record_time=None
+    ):
+        """Classifies a batch of waveforms.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms (batch, samples) at the model's sample rate, padded
+            with zeros, or one waveform (samples).
+        wav_lens : torch.Tensor, optional
+            Relative lengths (batch), 1 for the longest.
+        location, record_time : optional
+            Place and time as in :meth:`classify_file`: one for the whole
+            batch, or a list with one a clip, None where unknown.
+
+        Returns
+        -------
+        out_prob : torch.Tensor
+            Log-posteriors (batch, classes), as in SpeechBrain's classifiers.
+        score : torch.Tensor
+            Log-posterior of the best class (batch).
+        index : torch.Tensor
+            Index of the best class (batch).
+        text_lab : list
+            Name of the best class (batch).
+        """
+        wavs = torch.atleast_2d(torch.as_tensor(wavs))
+        wavs = wavs.to(self.device, torch.float32)
+        if wavs.dim() != 2 or wavs.shape[1] == 0:
+            raise ValueError(
+                f"classify_batch takes (batch, samples), got {wavs.shape}."
+            )
+        if wav_lens is not None:
+            wav_lens = torch.as_tensor(wav_lens).to(self.device, torch.float32)
+        with torch.no_grad(), self.inference_ctx:
+            features = self.mods.features(wavs, wav_lens)
+            lengths = self.mods.features.frame_lengths(wavs, wav_lens)
+            features = self.mods.normalize(features, lengths)
+            context = self._context(len(wavs), location, record_time)
+            outputs = self.mods.model(features, context, lengths)
+            out_prob = self.mods.model.log_posteriors(outputs)
+        score, index = out_prob.max(dim=-1)
+        text_lab = self.hparams.label_encoder.decode_torch(index)
+        return out_prob, score, index, text_lab
+
+    def forward(self, wavs, wav_lens=None, location=None, record_time=None):
+        """Same as :meth:`classify_batch`."""
+        return self.classify_batch(wavs, wav_lens, location, record_time)
+
+    def _context(self, batch, location, record_time):
+        if "context_encoder" not in self.mods:
+            return None
+        tokenizer = self.hparams.tokenizer
+        tokens = [
+            _pad([encode(value) for value in _one_a_clip(name, given, batch)])
+            for name, given, encode in (
+                ("location", location, tokenizer.encode_location),
+                ("record_time", record_time, tokenizer.encode_time),
+            )
+        ]
+        return self.mods.context_encoder(*(t.to(self.device) for t in tokens))
+
+
+def _one_a_clip(name, given, batch):
+    if not isinstance(given, (list, tuple)):
+        return [given] * batch
+    if len(given) != batch:
+        raise ValueError(
+            f"{name} has {len(given)} entries for {batch} clips; give one a "
+            "clip, None where it is unknown."
+        )
+    return given
+
+
+def _pad(tokens):
+    return torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+
+
+def _local_or_hub(source, hparams_file):
+    if Path(source).is_dir():
+        if not (Path(source) / hparams_file).exists():
+            raise FileNotFoundError(
+                f"No {hparams_file} in {source}: this is no model folder. "
+                "A finished training stage leaves one as 'model' in its "
+                "output folder."
+            )
+        return FetchSource(FetchFrom.LOCAL, source)
+    is_hub_name = source.count("/") == 1 and source[0] not in "./~"
+    if not is_hub_name:
+        raise FileNotFoundError(
+            f"No such folder: {source}. source must be a local model folder "
+            "or the name 'owner/model' of a model on the hub."
+        )
+    return source

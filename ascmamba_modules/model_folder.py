@@ -1,0 +1,220 @@
+"""The folder ``model/`` that a finished stage leaves behind.
+
+It holds ``hyperparams.yaml`` and a ``.ckpt`` file for each part, is what
+``SceneClassifier.from_hparams`` loads, and is where the next stage starts.
+"""
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from ruamel.yaml import YAML
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
+
+FOLDER = "model"
+_SETTINGS = "hyperparams.yaml"
+_CLASSIFIER = "classifier."
+_HEADER = """\
+# Written by a training stage; load it with
+#   ascmamba_modules.inference.SceneClassifier.from_hparams(source=THIS_FOLDER)
+# Loading builds what this file names, so load only folders that you trust.
+"""
+# In the order of the training YAML: what a model needs to classify.
+_PARTS = (
+    "audio_normalizer",
+    "features",
+    "normalize",
+    "tokenizer",
+    "context_encoder",
+    "model",
+    "label_encoder",
+)
+_LOADABLES = (
+    "normalize",
+    "tokenizer",
+    "context_encoder",
+    "model",
+    "label_encoder",
+)
+
+
+def load_state_strictly(module, path):
+    """Loads weights; every key and shape must fit.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Takes the weights.
+    path : str or Path
+        File with a state dict.
+
+    Raises
+    ------
+    RuntimeError
+        If keys or shapes differ (SpeechBrain's loader would warn and leave
+        the weights random).
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    module.load_state_dict(state, strict=True)
+
+
+def write_model_folder(hparams, resolved_yaml, folder):
+    """Writes a trained model, whole or not at all.
+
+    Arguments
+    ---------
+    hparams : dict
+        The training stage's hyperparameters, with the trained objects.
+    resolved_yaml : str or Path
+        The stage's ``hyperparams.yaml``, references resolved, as
+        ``speechbrain.create_experiment_directory`` writes it.
+    folder : str or Path
+        The folder to write; an older one is replaced.
+    """
+    folder = Path(folder)
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    used = [name for name in _PARTS if _is_used(name, hparams)]
+    settings = _settings(Path(resolved_yaml).read_text("utf-8"), used)
+    (temporary / _SETTINGS).write_text(settings, "utf-8")
+    for name in _LOADABLES:
+        if name not in used:
+            continue
+        path = temporary / f"{name}.ckpt"
+        if name in ("model", "context_encoder"):
+            torch.save(hparams[name].state_dict(), path)
+        elif name == "normalize":
+            hparams[name]._save(path)
+        else:
+            hparams[name].save(path)
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+    logger.info("Model written to %s", folder)
+
+
+def _is_used(name, hparams):
+    if name in ("tokenizer", "context_encoder"):
+        return "context_encoder" in hparams["modules"]
+    return True
+
+
+def _settings(resolved_yaml, used):
+    """The settings of the parts used, self-contained."""
+    yaml = YAML()
+    stage = yaml.load(resolved_yaml)
+    settings = {name: _without_apply(stage[name], yaml) for name in used}
+    settings["modules"] = {
+        name: settings[name]
+        for name in ("features", "normalize", "context_encoder", "model")
+        if name in used
+    }
+    stream = io.StringIO()
+    yaml.dump(settings, stream)
+    loadables = [name for name in _LOADABLES if name in used]
+    lines = [
+        _HEADER + stream.getvalue().rstrip(),
+        "pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer",
+        "  loadables:",
+        *(f"    {name}: !ref <{name}>" for name in loadables),
+        "  custom_hooks:",
+        *(
+            f"    {name}: !name:{load_state_strictly.__module__}"
+            f".{load_state_strictly.__name__}"
+            for name in loadables
+            if name in ("model", "context_encoder")
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _without_apply(node, yaml):
+    """Replaces ``!apply:`` by its result, so that loading calls less."""
+    tag = str(getattr(getattr(node, "tag", None), "value", ""))
+    if tag.startswith("!apply:"):
+        stream = io.StringIO()
+        yaml.dump({"result": node}, stream)
+        return load_hyperpyyaml(stream.getvalue())["result"]
+    if isinstance(node, dict):
+        for key in node:
+            node[key] = _without_apply(node[key], yaml)
+    return node
+
+
+def start_from(folder, hparams):
+    """Starts a stage from the model of an earlier one.
+
+    All weights are taken over.  The classifier is, too, if the classes are
+    the same, and is left as it was made if they differ.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Output folder of the earlier stage, or its folder ``model/``.
+    hparams : dict
+        The stage's hyperparameters: model, normalize, scene_labels, and
+        context_encoder and tokenizer if its modules include the former.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no finished model in the folder.
+    ValueError
+        If the two models differ in more than their classes.
+    """
+    folder = Path(folder)
+    if not (folder / _SETTINGS).exists() or (folder / FOLDER).exists():
+        folder = folder / FOLDER
+    if not (folder / "model.ckpt").exists():
+        raise FileNotFoundError(
+            f"No finished model in {folder}; pretrained_folder must be the "
+            "output folder of a finished stage."
+        )
+    classes = CategoricalEncoder.from_saved(folder / "label_encoder.ckpt")
+    same = classes.lab2ind == {
+        label: index for index, label in enumerate(hparams["scene_labels"])
+    }
+    _take_over(hparams["model"], folder / "model.ckpt", keep_classifier=same)
+    hparams["normalize"]._load(folder / "normalize.ckpt")
+    has_context = (folder / "context_encoder.ckpt").exists()
+    if has_context and "context_encoder" in hparams["modules"]:
+        hparams["tokenizer"].load(folder / "tokenizer.ckpt")
+        _take_over(hparams["context_encoder"], folder / "context_encoder.ckpt")
+    logger.info(
+        "Started from the model in %s; classifier %s",
+        folder,
+        "kept" if same else "made anew, because the classes differ",
+    )
+
+
+def _take_over(module, path, keep_classifier=True):
+    own = module.state_dict()
+    given = torch.load(path, map_location="cpu", weights_only=True)
+    if not keep_classifier:
+        given = {k: v for k, v in given.items() if not _in_classifier(k)}
+        given.update({k: v for k, v in own.items() if _in_classifier(k)})
+    differing = sorted(
+        name
+        for name in own.keys() | given.keys()
+        if name not in own
+        or name not in given
+        or own[name].shape != given[name].shape
+    )
+    if differing:
+        shown = ", ".join(differing[:5])
+        raise ValueError(
+            f"The model in {path} does not fit: {len(differing)} parameters "
+            f"are missing or differ in shape ({shown} ...). Give this stage "
+            "the same model settings (channels, n_blocks ...) as that one."
+        )
+    module.load_state_dict(given)
+
+
+def _in_classifier(name):
+    return name.startswith((_CLASSIFIER, f"coarse_{_CLASSIFIER}"))

@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Writes manifests of ESC-10: real recordings to try the recipe on.
+
+    python prepare_esc10.py path/to/esc10 --fold 1 --output esc10_fold1.csv
+
+The set (CC BY) holds 400 clips of ten classes in five folds, in which clips
+of one source recording stay together.  The folder holds ``meta.csv``
+(filename, fold, category) and ``audio/``.  From the larger ESC-50, whose
+``meta/esc50.csv`` has the same columns and a mark for ESC-10, the ten classes
+are taken.
+
+Source: K. J. Piczak, "ESC: Dataset for Environmental Sound Classification",
+ACM Multimedia 2015.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+import soundfile
+
+from ascmamba_modules.manifest import write_manifest
+
+FOLDS = (1, 2, 3, 4, 5)
+
+
+def read_metadata(folder):
+    """Finds the list of clips in a folder of ESC-10 or ESC-50.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        The unpacked data set.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns filename, fold and category.
+    """
+    for name in ("meta.csv", "meta/esc50.csv"):
+        if (folder / name).exists():
+            table = pd.read_csv(folder / name)
+            if "esc10" in table:
+                table = table[table["esc10"]]
+            return table
+    raise FileNotFoundError(
+        f"No meta.csv or meta/esc50.csv in {folder}: give the folder of "
+        "ESC-10 or ESC-50 as it was unpacked."
+    )
+
+
+def prepare_esc10(folder, fold, output, valid_fold=None):
+    """Writes the manifest in which one fold is the test set.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+        The unpacked data set.
+    fold : int
+        The fold to test on, 1 to 5.
+    output : str or pathlib.Path
+        The manifest to write.
+    valid_fold : int, optional
+        Another fold to validate on; by default all the rest is for training.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The manifest.
+    """
+    folder = Path(folder).resolve()
+    for number in (fold, valid_fold):
+        if number is not None and number not in FOLDS:
+            raise ValueError(f"ESC-10 has folds 1 to 5, not {number}.")
+    if fold == valid_fold:
+        raise ValueError("The fold to validate on must not be the test fold.")
+    metadata = read_metadata(folder)
+    splits = {fold: "test", valid_fold: "valid"}
+    wavs = [str(folder / "audio" / name) for name in metadata["filename"]]
+    manifest = pd.DataFrame(
+        {
+            "ID": [Path(name).stem for name in metadata["filename"]],
+            "wav": wavs,
+            "duration": [round(soundfile.info(w).duration, 3) for w in wavs],
+            "scene_label": metadata["category"],
+            "location": "",
+            "record_time": "",
+            # "1-17367-A.ogg": fold, source recording, take.
+            "session": [n.split("-")[1] for n in metadata["filename"]],
+            "dataset": "ESC-10",
+            "split": [splits.get(f, "train") for f in metadata["fold"]],
+            "label_source": "human",
+        }
+    )
+    write_manifest(manifest, output)
+    return manifest
+
+
+def main(arguments):
+    """Runs from the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        epilog="The set: https://github.com/karolpiczak/ESC-50 (with ESC-10)",
+    )
+    parser.add_argument("folder", help="ESC-10 or ESC-50, unpacked")
+    parser.add_argument("--fold", type=int, default=1, help="test fold, 1 to 5")
+    parser.add_argument("--valid-fold", type=int, help="fold to validate on")
+    parser.add_argument("--output", default="esc10.csv", help="the manifest")
+    args = parser.parse_args(arguments)
+    try:
+        manifest = prepare_esc10(
+            args.folder, args.fold, args.output, args.valid_fold
+        )
+    except (OSError, ValueError, soundfile.LibsndfileError) as error:
+        sys.exit(f"{error}")
+    counts = manifest["split"].value_counts().to_dict()
+    print(f"{args.output}: {len(manifest)} clips, {counts}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
