@@ -361,7 +361,7 @@ def load_audio(path, audio_normalizer):
     return audio_normalizer(waveform, rate)
 
 
-def make_dataset(table, audio_normalizer, label_encoder, tokenizer):
+def make_dataset(table, audio_normalizer, label_encoder, tokenizer=None):
     """Makes a SpeechBrain dataset of a table's rows.
 
     Arguments
@@ -372,13 +372,15 @@ def make_dataset(table, audio_normalizer, label_encoder, tokenizer):
         Brings waveforms to the features' rate, mono.
     label_encoder : speechbrain.dataio.encoder.CategoricalEncoder
         Turns scene_label into an index.
-    tokenizer : ascmamba_modules.context.ContextTokenizer
-        Turns location and record_time into tokens.
+    tokenizer : ascmamba_modules.context.ContextTokenizer, optional
+        Turns location and record_time into tokens; None for models that take
+        no place and time.
 
     Returns
     -------
     speechbrain.dataio.dataset.DynamicItemDataset
-        Items with id, sig, label, location_tokens and time_tokens.
+        Items with id, sig, label and, given a tokenizer, location_tokens and
+        time_tokens.
     """
 
     @takes("wav")
@@ -397,8 +399,11 @@ def make_dataset(table, audio_normalizer, label_encoder, tokenizer):
         yield tokenizer.encode_location(location)
         yield tokenizer.encode_time(record_time)
 
+    pipelines = [audio_pipeline, label_pipeline]
+    keys = ["id", "sig", "label"]
+    if tokenizer is not None:
+        pipelines.append(context_pipeline)
+        keys += ["location_tokens", "time_tokens"]
     return DynamicItemDataset(
-        table.set_index("ID").to_dict("index"),
-        [audio_pipeline, label_pipeline, context_pipeline],
-        ["id", "sig", "label", "location_tokens", "time_tokens"],
+        table.set_index("ID").to_dict("index"), pipelines, keys
     )

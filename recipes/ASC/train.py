@@ -29,10 +29,15 @@ logger = get_logger(__name__)
 
 def load_hparams(hparams_file, overrides):
     """Loads the YAML file and drops what the chosen variant does not use."""
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
+    try:
+        with open(hparams_file, encoding="utf-8") as file:
+            hparams = load_hyperpyyaml(file, overrides)
+    except (OSError, KeyError, ValueError) as error:
+        sys.exit(f"{hparams_file}: {error}")
     if not hparams.get("use_context", False):
         hparams["modules"].pop("context_encoder", None)
+        for name in ("context_encoder", "tokenizer"):
+            hparams["checkpointer"].recoverables.pop(name, None)
     return hparams
 
 
@@ -51,13 +56,16 @@ def make_datasets(hparams, rows):
     """Makes the dataset of each split that has rows."""
     hparams["label_encoder"].update_from_iterable(hparams["scene_labels"])
     hparams["label_encoder"].expect_len(hparams["n_classes"])
-    hparams["tokenizer"].train(rows["train"]["location"])
+    tokenizer = None
+    if "context_encoder" in hparams["modules"]:
+        tokenizer = hparams["tokenizer"]
+        tokenizer.train(rows["train"]["location"])
     return {
         split: make_dataset(
             table,
             hparams["audio_normalizer"],
             hparams["label_encoder"],
-            hparams["tokenizer"],
+            tokenizer,
         )
         for split, table in rows.items()
         if len(table)
