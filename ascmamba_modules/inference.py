@@ -27,6 +27,11 @@ class SceneClassifier(Pretrained):
     MODULES_NEEDED = ["features", "normalize", "model"]
     HPARAMS_NEEDED = ["modules", "label_encoder", "audio_normalizer"]
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # The weights were loaded strictly, so that the classes must fit.
+        self.hparams.label_encoder.ignore_len()
+
     @classmethod
     def from_hparams(cls, source, hparams_file="hyperparams.yaml", **kwargs):
         """Loads a model folder, from disk or from the Hugging Face hub.
