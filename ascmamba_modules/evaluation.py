@@ -174,6 +174,6 @@ def _plot_confusion(matrix, classes):
 
 
 def _save(figure, path):
-    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     figure.savefig(temporary)
     temporary.replace(path)

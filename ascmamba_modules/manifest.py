@@ -337,7 +337,7 @@ def write_csv(table, path, index=False):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     table.to_csv(temporary, index=index)
     temporary.replace(path)
 

@@ -5,7 +5,6 @@ It holds ``hyperparams.yaml`` and a ``.ckpt`` file for each part, is what
 """
 
 import io
-import os
 import shutil
 from pathlib import Path
 
@@ -78,7 +77,8 @@ def write_model_folder(hparams, resolved_yaml, folder):
         The folder to write; an older one is replaced.
     """
     folder = Path(folder)
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     temporary.mkdir(parents=True)
     used = [name for name in _PARTS if _is_used(name, hparams)]
     settings = _settings(Path(resolved_yaml).read_text("utf-8"), used)

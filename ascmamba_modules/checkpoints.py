@@ -1,0 +1,54 @@
+"""Checkpoints that a kill in the middle of saving cannot spoil."""
+
+import shutil
+
+from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
+from speechbrain.utils.distributed import if_main_process
+
+_UNFINISHED = ".saving"
+
+
+class AtomicCheckpointer(Checkpointer):
+    """SpeechBrain's Checkpointer, with checkpoints whole or not at all.
+
+    SpeechBrain writes a checkpoint file by file, the one that marks it as a
+    checkpoint first; a run killed meanwhile would try to resume from a part.
+    Here it gets its name after the last file.
+
+    Arguments are those of ``speechbrain.utils.checkpoints.Checkpointer``.
+
+    Example
+    -------
+    >>> import torch
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> folder = getfixture("tmp_path")
+    >>> checkpointer = AtomicCheckpointer(folder, {"layer": layer})
+    >>> checkpoint = checkpointer.save_checkpoint(name="first")
+    >>> [path.name for path in folder.iterdir()]
+    ['CKPT+first']
+    """
+
+    def save_checkpoint(self, *args, **kwargs):
+        """Saves a checkpoint; see ``Checkpointer.save_checkpoint``."""
+        if if_main_process():
+            shutil.rmtree(self.checkpoints_dir / _UNFINISHED, True)
+        unfinished = super().save_checkpoint(*args, **kwargs)
+        if unfinished is None:  # not the main process
+            return None
+        path = self._final_path
+        unfinished.path.rename(path)
+        paramfiles = {
+            name: path / file.name
+            for name, file in unfinished.paramfiles.items()
+        }
+        return Checkpoint(path, unfinished.meta, paramfiles)
+
+    def _new_checkpoint_dirpath(self):
+        return self._before_rename(super()._new_checkpoint_dirpath())
+
+    def _custom_checkpoint_dirpath(self, name):
+        return self._before_rename(super()._custom_checkpoint_dirpath(name))
+
+    def _before_rename(self, final_path):
+        self._final_path = final_path
+        return self.checkpoints_dir / _UNFINISHED
