@@ -7,6 +7,7 @@ turns the pieces into a vector.
 """
 
 import io
+import re
 import unicodedata
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from speechbrain.utils.checkpoints import (
 from torch import nn
 
 PADDING = 0
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 # Every time text is made of these, and a place may be made of any of these
 # letters, whatever the training set happens to contain.
 _ALPHABET = ("abcdefghijklmnopqrstuvwxyz", "0123456789", "-'., ")
@@ -49,7 +51,9 @@ def location_text(location):
     if pd.isna(location):
         return ""
     text = unicodedata.normalize("NFKC", str(location)).replace("’", "'")
-    return " ".join(text.casefold().split())
+    # Folding case can leave marks that are to be joined again.
+    text = unicodedata.normalize("NFKC", text.casefold())
+    return " ".join(text.split())
 
 
 def time_text(record_time):
@@ -81,13 +85,15 @@ def time_text(record_time):
     >>> time_text("2023-04-21"), time_text("")
     ('april friday', '')
     """
-    if not isinstance(record_time, datetime):
-        record_time = "" if pd.isna(record_time) else str(record_time).strip()
-    if record_time == "":
+    if pd.isna(record_time):
         return ""
+    if not isinstance(record_time, datetime):
+        record_time = str(record_time).strip()
+        if record_time == "":
+            return ""
     try:
-        if not isinstance(record_time, datetime) and record_time.isdigit():
-            raise ValueError  # a bare number is no time, whatever pandas says
+        if isinstance(record_time, str) and not _DATE.match(record_time):
+            raise ValueError  # pandas would take "now", and make days up
         moment = pd.to_datetime(record_time, format="ISO8601")
     except ValueError:
         raise ValueError(
@@ -95,7 +101,7 @@ def time_text(record_time):
             "2023-04-21 18:30:00, or leave it empty if it is unknown."
         )
     text = f"{moment.month_name()} {moment.day_name()}".lower()
-    if isinstance(record_time, str) and ":" not in record_time:
+    if isinstance(record_time, str) and _DATE.fullmatch(record_time):
         return text
     return f"{text} {moment.hour:02d}"
 

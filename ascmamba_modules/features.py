@@ -11,6 +11,7 @@ from torchaudio.transforms import MelSpectrogram
 from ascmamba_modules.padding import frame_counts
 
 _POWER_FLOOR = 1e-10  # -100 dB
+_CPU_CLIPS = 2
 
 
 class LogMel(nn.Module):
@@ -90,8 +91,8 @@ class LogMel(nn.Module):
             mean nothing; :meth:`frame_lengths` tells where it is.
         """
         with torch.autocast(wavs.device.type, enabled=False):
-            power = self.mel_spectrogram(wavs.float())  # (B, M, T + 1)
-        db = 10.0 * power.clamp(min=_POWER_FLOOR).log10()
+            power = self._power(wavs.float())  # (B, M, T + 1)
+        db = power.clamp_(min=_POWER_FLOOR).log10_().mul_(10.0)
         db = db.transpose(1, 2)  # (B, T + 1, M)
         if self.top_db is not None:
             peak = self._peak(db, wavs, lengths)
@@ -124,6 +125,13 @@ class LogMel(nn.Module):
         samples = frame_counts(lengths, wavs.shape[1])
         frames = (samples // self.hop_samples).clamp(min=1)
         return frames / self._n_frames(wavs.shape[1])
+
+    def _power(self, wavs):
+        if wavs.device.type != "cpu":
+            return self.mel_spectrogram(wavs)
+        # A few spectrograms at a time fit into the cache.
+        blocks = wavs.split(_CPU_CLIPS)
+        return torch.cat([self.mel_spectrogram(block) for block in blocks])
 
     def _n_frames(self, n_samples):
         return max(1, n_samples // self.hop_samples)

@@ -12,16 +12,37 @@ from ascmamba_modules.manifest import audio_problem, load_audio
 class SceneClassifier(Pretrained):
     """Tells the scene of a recording, with or without its place and time.
 
-    Made by :meth:`from_hparams`.
+    Made by :meth:`from_hparams` from the folder that a training leaves, or
+    from parts:
 
     Example
     -------
-    >>> classifier = SceneClassifier.from_hparams(
-    ...     source="results/finetune/1986/model"
-    ... )  # doctest: +SKIP
-    >>> out_prob, score, index, text_lab = classifier.classify_file(
-    ...     "clip.wav", location="Xi'an", record_time="2023-04-21 18:30:00"
-    ... )  # doctest: +SKIP
+    >>> from speechbrain.dataio.encoder import CategoricalEncoder
+    >>> from speechbrain.dataio.preprocess import AudioNormalizer
+    >>> from ascmamba_modules.ascmamba import ASCMamba
+    >>> from ascmamba_modules.features import LogMel
+    >>> from speechbrain.processing.features import InputNormalization
+    >>> label_encoder = CategoricalEncoder()
+    >>> label_encoder.update_from_iterable(["Bus", "Bar"])
+    >>> modules = {
+    ...     "features": LogMel(),
+    ...     "normalize": InputNormalization(norm_type="sentence"),
+    ...     "model": ASCMamba(n_classes=2, channels=4, n_blocks=1),
+    ... }
+    >>> classifier = SceneClassifier(
+    ...     modules,
+    ...     hparams={
+    ...         "modules": modules,
+    ...         "label_encoder": label_encoder,
+    ...         "audio_normalizer": AudioNormalizer(44100),
+    ...     },
+    ...     run_opts={"device": "cpu"},
+    ... )
+    >>> out_prob, score, index, text_lab = classifier.classify_batch(
+    ...     torch.randn(3, 44100)
+    ... )
+    >>> out_prob.shape, len(text_lab)
+    (torch.Size([3, 2]), 3)
     """
 
     MODULES_NEEDED = ["features", "normalize", "model"]

@@ -254,14 +254,14 @@ def audio_problem(path, duration=None):
     try:
         with soundfile.SoundFile(path) as audio:
             frames, rate = audio.frames, audio.samplerate
-            if frames == 0:
-                return "no samples in the file; fetch it again"
-            audio.seek(frames - 1)
-            ends_early = len(audio.read(1)) == 0
+            audio.seek(max(0, frames - 1))
+            ends_early = frames > 0 and len(audio.read(1)) == 0
     except (soundfile.LibsndfileError, RuntimeError) as error:
         return f"not an audio file that can be read ({error})"
     if ends_early or _is_cut_short(path):
         return "truncated: shorter than its header says; fetch it again"
+    if frames == 0:
+        return "no samples in the file; fetch it again"
     if pd.notna(duration):
         seconds = frames / rate
         if seconds < duration - _DURATION_TOLERANCE:

@@ -61,7 +61,8 @@ def selective_scan(
         Whether to return the state after the last step as well.
     engine : str
         "auto" takes the fastest engine that runs here, and logs which once;
-        "torch" runs anywhere; "mamba_ssm" is the CUDA kernel of mamba-ssm.
+        "torch" runs anywhere; "mamba_ssm" is the CUDA kernel of mamba-ssm,
+        which knows no float64 and no gradient through the last state.
 
     Returns
     -------
@@ -87,7 +88,7 @@ def selective_scan(
     """
     B, C = _with_group_axis(B), _with_group_axis(C)
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
-    engine = _choose(engine, u.device)
+    engine = _choose(engine, u)
     inputs = (u, delta, A, B, C, D, z, delta_bias)
     if engine == "mamba_ssm":
         return mamba_ssm_engine.scan_mamba_ssm(
@@ -99,13 +100,15 @@ def selective_scan(
     return (y, last_state) if return_last_state else y
 
 
-def engine_status(device="cpu"):
+def engine_status(device="cpu", dtype=torch.float32):
     """Says which engines can run on a device, fastest first.
 
     Arguments
     ---------
     device : str or torch.device
         Where the inputs of the scan will be.
+    dtype : torch.dtype
+        Of which type they will be.
 
     Returns
     -------
@@ -118,15 +121,18 @@ def engine_status(device="cpu"):
     True
     """
     reason = "the tensors are not on a CUDA GPU; move the model there"
-    if torch.device(device).type == "cuda":
+    if dtype == torch.float64:
+        reason = "its kernel knows no float64; use engine='torch'"
+    elif torch.device(device).type == "cuda":
         reason = mamba_ssm_engine.why_not()
     return {"mamba_ssm": reason, "torch": None}
 
 
-def _choose(engine, device):
+def _choose(engine, u):
     if engine == "torch":
         return engine
-    status = engine_status(device)
+    device = u.device
+    status = engine_status(device, u.dtype)
     if engine == "auto":
         choice = next(name for name, reason in status.items() if not reason)
         if (choice, device.type) not in _logged_choices:

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 # Chunk buffers of this many elements stay in the second-level cache on CPUs.
 # On a GPU launching costs more than memory, so that chunks are larger there.
 _CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**25}
-_MAX_CHUNK = 64
+_MIN_CHUNK, _MAX_CHUNK = 4, 64  # steps
 
 
 def scan_torch(u, delta, A, B, C):
@@ -52,7 +52,25 @@ def scan_torch(u, delta, A, B, C):
     >>> y.shape, last_state.shape
     (torch.Size([2, 4, 10]), torch.Size([2, 4, 3]))
     """
-    batch, channels, length = u.shape
+    # Many sequences go block by block, so that a chunk holds several steps.
+    size = max(1, _chunk_elements(u.device) // (_MIN_CHUNK * A.numel()))
+    blocks = [slice(i, i + size) for i in range(0, len(u), size)]
+    results = [
+        _scan_block(u[rows], delta[rows], A, _rows(B, rows), _rows(C, rows))
+        for rows in blocks
+    ]
+    if len(results) == 1:
+        return results[0]
+    y, last_state = zip(*results)
+    return torch.cat(y), torch.cat(last_state)
+
+
+def _rows(projection, rows):
+    return projection[rows] if projection.dim() == 4 else projection
+
+
+def _scan_block(u, delta, A, B, C):
+    batch, channels, _ = u.shape
     groups = lcm(*(m.shape[1] if m.dim() == 4 else 1 for m in (B, C)))
 
     # The channel axis is innermost: every other operand broadcasts along it.
@@ -75,15 +93,19 @@ def scan_torch(u, delta, A, B, C):
         projection(B),
         projection(C),
     )
-    y = y.permute(1, 2, 3, 0).reshape(batch, channels, length)
+    y = y.permute(1, 2, 3, 0).reshape(batch, channels, -1)
     last_state = last_state.transpose(2, 3).reshape(batch, channels, -1)
     return y, last_state
 
 
+def _chunk_elements(device):
+    return _CHUNK_ELEMENTS["cpu" if device.type == "cpu" else "cuda"]
+
+
 def _chunk_length(state, length):
-    per_step = max(1, state.numel())
-    budget = _CHUNK_ELEMENTS.get(state.device.type, 2**20)
-    return max(1, min(_MAX_CHUNK, budget // per_step, length))
+    """Steps of a chunk whose states fit into a buffer."""
+    budget = _chunk_elements(state.device) // max(1, state.numel())
+    return max(1, min(_MAX_CHUNK, budget, length))
 
 
 def _states(state, decay, driven):

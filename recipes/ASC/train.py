@@ -12,6 +12,7 @@ import sys
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
+from ruamel.yaml.error import YAMLError
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TensorboardLogger
@@ -32,7 +33,7 @@ def load_hparams(hparams_file, overrides):
     try:
         with open(hparams_file, encoding="utf-8") as file:
             hparams = load_hyperpyyaml(file, overrides)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, YAMLError) as error:
         sys.exit(f"{hparams_file}: {error}")
     if not hparams.get("use_context", False):
         hparams["modules"].pop("context_encoder", None)

@@ -1,0 +1,246 @@
+"""Times the engines of the selective scan against mambapy's parallel scan.
+
+All get float32 tensors with channels last, as a Mamba block has them, with
+step sizes that are ready (no softplus) and neither D nor gate.
+"""
+
+import argparse
+
+import torch
+from common import (
+    BUSY_HINT,
+    machine,
+    markdown_table,
+    median_times,
+    peak_gpu_memory,
+    peak_memory,
+)
+from mambapy.pscan import pscan
+
+from ascmamba_modules.selective_scan import engine_status, selective_scan
+
+# (sequences, channels, steps); the first two are what one batch of four clips
+# is to the time path and to the frequency path of ASCMamba.
+SHAPES = {
+    "time": (128, 128, 500),
+    "frequency": (2000, 128, 32),
+    "long": (1, 128, 8000),
+    "small": (4, 32, 200),
+}
+STATES = 16
+PEER = "mambapy"
+PASSES = ("forward", "forward + backward")
+
+
+def scan_mambapy(u, delta, A, B, C):
+    """The scan as mambapy's ``MambaBlock.selective_scan`` does it.
+
+    Source: https://github.com/alxndrTL/mamba.py (MIT).
+
+    Arguments
+    ---------
+    u, delta : torch.Tensor
+        Input and step sizes (batch, length, channels).
+    A : torch.Tensor
+        Decay rates (channels, state).
+    B, C : torch.Tensor
+        Projections (batch, length, state).
+
+    Returns
+    -------
+    torch.Tensor
+        Output (batch, length, channels).
+    """
+    decay = torch.exp(delta.unsqueeze(-1) * A)  # (B, L, D, N)
+    drive = delta.unsqueeze(-1) * B.unsqueeze(2) * u.unsqueeze(-1)
+    states = pscan(decay, drive)
+    return (states @ C.unsqueeze(-1)).squeeze(-1)
+
+
+def scan(name, u, delta, A, B, C):
+    """Runs mambapy or an engine; arguments as in :func:`scan_mambapy`."""
+    if name == PEER:
+        return scan_mambapy(u, delta, A, B, C)
+    u, delta, B, C = (x.transpose(1, 2) for x in (u, delta, B, C))
+    return selective_scan(u, delta, A, B, C, engine=name).transpose(1, 2)
+
+
+def scan_loop(u, delta, A, B, C):
+    """The scan step by step; arguments as in :func:`scan_mambapy`."""
+    state = u.new_zeros(len(u), *A.shape)  # (B, D, N)
+    outputs = []
+    for u_t, delta_t, B_t, C_t in zip(*(x.unbind(1) for x in (u, delta, B, C))):
+        drive = (delta_t * u_t).unsqueeze(-1) * B_t.unsqueeze(1)
+        state = torch.exp(delta_t.unsqueeze(-1) * A) * state + drive
+        outputs.append((state * C_t.unsqueeze(1)).sum(-1))
+    return torch.stack(outputs, dim=1)
+
+
+def make_inputs(shape, device="cpu"):
+    """Draws u, delta, A, B and C for one of the shapes."""
+    sequences, channels, steps = shape
+    u = torch.randn(sequences, steps, channels)
+    delta = torch.empty_like(u).uniform_(0.001, 0.1)
+    A = -torch.arange(1.0, STATES + 1).repeat(channels, 1)
+    B, C = torch.randn(2, sequences, steps, STATES)
+    return [x.to(device) for x in (u, delta, A, B, C)]
+
+
+def prepare(name, pass_name, shape, device="cpu"):
+    """Readies one pass of one implementation.
+
+    Arguments
+    ---------
+    name : str
+        "mambapy" or an engine.
+    pass_name : str
+        One of PASSES.
+    shape : tuple
+        (sequences, channels, steps).
+    device : str
+        "cpu" or "cuda".
+
+    Returns
+    -------
+    function
+        Runs the pass, without arguments.
+    """
+    inputs = make_inputs(shape, device)
+    grad_output = torch.randn_like(inputs[0])
+
+    def run(inputs=inputs, grad_output=grad_output):
+        if pass_name == "forward":
+            with torch.no_grad():
+                scan(name, *inputs)
+        else:
+            inputs = [x.detach().requires_grad_() for x in inputs]
+            torch.autograd.grad(scan(name, *inputs), inputs, grad_output)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    # What a first call allocates once (threads, libraries) is not the scan's.
+    tiny = make_inputs((1, 8, 8), device)
+    run(tiny, torch.randn_like(tiny[0]))
+    return run
+
+
+def rows(shape, rounds, device="cpu"):
+    """Times and measures all implementations at one shape.
+
+    Arguments
+    ---------
+    shape : tuple
+        (sequences, channels, steps).
+    rounds : int
+        How often each pass is called.
+    device : str
+        "cpu" or "cuda".
+
+    Returns
+    -------
+    list
+        One dict a row of the table.
+    """
+    names = [PEER, *_engines(device)]
+    table = []
+    for pass_name in PASSES:
+        functions = {n: prepare(n, pass_name, shape, device) for n in names}
+        if device == "cuda":
+            memory = {n: peak_gpu_memory(functions[n]) for n in names}
+        else:
+            memory = {
+                n: peak_memory(prepare, n, pass_name, shape) for n in names
+            }
+        seconds = median_times(functions, rounds)
+        for name in names:
+            table.append(
+                {
+                    "shape": " x ".join(map(str, shape)),
+                    "device": device,
+                    "pass": pass_name,
+                    "scan": name,
+                    "seconds": seconds[name],
+                    "x times faster": seconds[PEER] / seconds[name],
+                    "GB": memory[name] / 1e9,
+                    "x times smaller": _ratio(memory[PEER], memory[name]),
+                }
+            )
+    return table
+
+
+def error_rows(device="cpu"):
+    """Largest error of each implementation against a float64 loop.
+
+    Arguments
+    ---------
+    device : str
+        "cpu" or "cuda".
+
+    Returns
+    -------
+    list
+        One dict a row; errors are relative to the largest output.
+    """
+    inputs = make_inputs(SHAPES["small"], device)
+    expected = scan_loop(*(x.double() for x in inputs))
+    table = []
+    for name in (PEER, *_engines(device)):
+        error = (scan(name, *inputs) - expected).abs().max()
+        table.append(
+            {
+                "scan": name,
+                "device": device,
+                "largest error": (error / expected.abs().max()).item(),
+            }
+        )
+    return table
+
+
+def _ratio(peer, ours):
+    """A small call may fit into memory that the process holds already."""
+    return peer / ours if ours > 0 else "-"
+
+
+def _engines(device):
+    return [
+        name for name, reason in engine_status(device).items() if not reason
+    ]
+
+
+def main():
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(
+        epilog=BUSY_HINT,
+        description="Prints seconds (medians) and peak memory of one "
+        "selective scan for mambapy and for each engine that runs here, how "
+        "many times faster and smaller than mambapy each is, and the largest "
+        "relative error of the outputs against a float64 loop. GPU rows "
+        "appear where there is one. Shapes are sequences x channels x steps, "
+        f"with {STATES} states; mambapy takes up to 6 GB.",
+    )
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        choices=list(SHAPES),
+        default=["time", "frequency", "long"],
+        help="shapes to run (default: time frequency long)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="calls of each (default: 3)"
+    )
+    args = parser.parse_args()
+    print(machine())
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    table, errors = [], []
+    for device in devices:
+        errors += error_rows(device)
+        for name in args.shapes:
+            table += rows(SHAPES[name], args.rounds, device)
+    print(f"Medians of {args.rounds} interleaved calls, float32.\n")
+    print(markdown_table(table))
+    print("\nAgainst a float64 loop, relative to the largest output:\n")
+    print(markdown_table(errors))
+
+
+if __name__ == "__main__":
+    main()

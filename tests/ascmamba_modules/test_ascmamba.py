@@ -1,0 +1,187 @@
+"""ASCMamba: shapes, blindness to padding, context, and gradients."""
+
+import pytest
+import torch
+
+from ascmamba_modules.ascmamba import ASCMamba
+from ascmamba_modules.features import LogMel
+
+
+def small(n_mels=9, **options):
+    return ASCMamba(
+        n_classes=4,
+        n_mels=n_mels,
+        channels=6,
+        n_blocks=2,
+        context_size=3,
+        d_state=4,
+        **options,
+    )
+
+
+@pytest.fixture
+def model(randomise):
+    return randomise(small()).eval()
+
+
+@pytest.mark.parametrize("n_mels, frames", [(3, 1), (31, 17), (64, 2)])
+def test_shapes(n_mels, frames):
+    model = small(n_mels)
+    features = torch.randn(2, frames, n_mels)
+    assert model(features, torch.randn(2, 3)).shape == (2, 4)
+    size = 2 * 6 * -(-n_mels // 2)
+    assert model.embedding_size == size
+    assert model.embed(features).shape == (2, size)
+
+
+@pytest.mark.parametrize("garbage", [0.0, 100.0])
+def test_padding_does_not_change_the_logits(garbage, model):
+    counts = [41, 40, 23, 7, 2, 1]
+    features = 3 * torch.randn(len(counts), 41, 9)
+    for clip, count in zip(features, counts):
+        clip[count:] = garbage * torch.randn_like(clip[count:])
+    context = torch.randn(len(counts), 3)
+    together = model(features, context, torch.tensor(counts) / 41)
+    alone = torch.cat(
+        [
+            model(features[row : row + 1, :count], context[row : row + 1])
+            for row, count in enumerate(counts)
+        ]
+    )
+    assert alone.std(0).min() > 0.1  # clips differ, else this shows nothing
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
+
+
+def test_padding_of_waveforms_does_not_change_the_logits(model):
+    # 20 samples a hop; lengths that are no multiples of it, or under one.
+    features = LogMel(sample_rate=1000, n_fft=64, n_mels=9)
+    counts = [811, 800, 799, 430, 95, 21, 13]
+    wavs = torch.zeros(len(counts), max(counts))
+    for wav, count in zip(wavs, counts):
+        wav[:count] = torch.randn(count)
+    lengths = torch.tensor(counts) / max(counts)
+    together = model(
+        features(wavs, lengths) / 10,
+        lengths=features.frame_lengths(wavs, lengths),
+    )
+    alone = torch.cat(
+        [
+            model(features(wavs[row : row + 1, :count]) / 10)
+            for row, count in enumerate(counts)
+        ]
+    )
+    assert alone.std(0).min() > 0.1
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
+
+
+def test_clips_of_a_batch_do_not_mix(model):
+    features, context = torch.randn(3, 20, 9), torch.randn(3, 3)
+    together = model(features, context)
+    for row in (slice(0, 1), slice(1, 2), slice(2, 3)):
+        torch.testing.assert_close(
+            together[row],
+            model(features[row], context[row]),
+            rtol=1e-3,
+            atol=1e-3,
+        )
+
+
+def test_each_band_is_pooled_by_mean_and_maximum_over_time(model):
+    normed = []
+    model.norm.register_forward_hook(lambda *call: normed.append(call[2]))
+    embedding = model.embed(
+        torch.randn(2, 20, 9), lengths=torch.tensor([1.0, 0.5])
+    )
+    for row, count in enumerate((20, 10)):
+        x = normed[0][row, :count]  # (frames, bins, channels)
+        expected = torch.cat([x.mean(0), x.max(0).values], dim=1)
+        torch.testing.assert_close(embedding[row], expected.flatten())
+
+
+def test_classifier_reads_the_embedding(model):
+    features = torch.randn(2, 20, 9)
+    torch.testing.assert_close(
+        model(features),
+        model.embed(features) @ model.classifier.weight.T
+        + model.classifier.bias,
+    )
+
+
+@pytest.mark.parametrize("with_context", [True, False])
+def test_every_parameter_gets_a_gradient(with_context):
+    model = small()
+    context = torch.randn(2, 3) if with_context else None
+    logits = model(torch.randn(2, 20, 9), context)
+    (torch.randn(2, 4) * logits).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        # A norm takes away the bias of a convolution before it, and weights
+        # on a context of zeros do not act.
+        silent = name.startswith("encoder.") and name.endswith("conv.bias")
+        if not with_context:
+            silent |= name.endswith(("gamma.weight", "beta.weight"))
+        assert silent or parameter.grad.any(), name
+
+
+def test_context_acts_only_after_training_moved_the_norms():
+    model = small(dropout=0.0)
+    features = torch.randn(2, 20, 9)
+    here, there = torch.randn(2, 3), torch.randn(2, 3)
+    torch.testing.assert_close(model(features, here), model(features, there))
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=10.0)
+    loss = torch.nn.functional.cross_entropy(
+        model(features, here), torch.tensor([0, 1])
+    )
+    loss.backward()
+    optimizer.step()
+    difference = model(features, here) - model(features, there)
+    assert difference.abs().max() > 1e-3
+
+
+def test_no_context_is_the_zero_vector(model):
+    features = torch.randn(2, 20, 9)
+    torch.testing.assert_close(
+        model(features), model(features, torch.zeros(2, 3))
+    )
+    assert not torch.allclose(
+        model(features), model(features, torch.ones(2, 3))
+    )
+
+
+def test_log_posteriors_are_the_normalised_logits(model):
+    logits = model(torch.randn(2, 20, 9))
+    posteriors = model.log_posteriors(logits).exp()
+    torch.testing.assert_close(
+        posteriors, logits.exp() / logits.exp().sum(1, keepdim=True)
+    )
+
+
+def test_dropout_acts_in_training_alone(model):
+    features = torch.randn(2, 20, 9)
+    assert torch.equal(model(features), model(features))
+    model.train()
+    assert not torch.equal(model(features), model(features))
+
+
+@pytest.mark.parametrize("lengths", [None, torch.tensor([1.0, 0.4])])
+def test_bfloat16_autocast_stays_close_to_full_precision(lengths):
+    model = small().eval()
+    features = torch.randn(2, 40, 9)
+    expected = model.embed(features, lengths=lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        embedding = model.embed(features, lengths=lengths)
+    error = (embedding.float() - expected).norm() / expected.norm()
+    assert error < 0.05
+
+
+@pytest.mark.parametrize("shape", [(2, 20, 8), (20, 9), (2, 1, 20, 9)])
+def test_features_of_a_wrong_shape_are_refused(shape, model):
+    with pytest.raises(ValueError, match="batch, time, 9"):
+        model(torch.randn(shape))
+
+
+def test_engine_reaches_every_scan():
+    with pytest.raises(RuntimeError, match="'mamba_ssm' cannot run here"):
+        small(engine="mamba_ssm")(torch.randn(1, 5, 9))

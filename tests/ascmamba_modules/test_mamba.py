@@ -1,0 +1,149 @@
+"""Mamba is mamba-ssm's Mamba, causal, and blind to padding."""
+
+import math
+
+import pytest
+import torch
+
+from ascmamba_modules.mamba import BidirectionalMamba, Mamba
+
+OPTIONS = [
+    {},
+    {"d_state": 5},
+    {"d_conv": 2},
+    {"expand": 3},
+    {"bias": True},
+    {"conv_bias": False},
+    {"dt_rank": 3, "d_state": 1, "d_conv": 3, "expand": 1, "bias": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("d_model", [7, 20])
+def test_parameters_are_those_of_mamba_ssm(
+    d_model, options, mamba_ssm_reference
+):
+    ours = Mamba(d_model, **options).state_dict()
+    theirs = mamba_ssm_reference.Mamba(d_model, **options).state_dict()
+    assert {name: x.shape for name, x in ours.items()} == {
+        name: x.shape for name, x in theirs.items()
+    }
+    for name in ("A_log", "D"):  # these start without chance
+        torch.testing.assert_close(ours[name], theirs[name])
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("to_ours", [True, False], ids=["to ours", "from ours"])
+def test_moved_weights_give_the_results_of_mamba_ssm(
+    to_ours, options, mamba_ssm_reference, randomise
+):
+    ours = randomise(Mamba(12, **options))
+    theirs = randomise(mamba_ssm_reference.Mamba(12, **options))
+    if to_ours:
+        ours.load_state_dict(theirs.state_dict())
+    else:
+        theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 23, 12, requires_grad=True)
+    weight = torch.randn(2, 23, 12)
+    results = []
+    for mamba in (ours, theirs):
+        y = mamba(x)
+        parameters = dict(mamba.named_parameters())
+        gradients = torch.autograd.grad(
+            (y * weight).sum(), [x, *parameters.values()]
+        )
+        results.append({"y": y, **dict(zip(["x", *parameters], gradients))})
+    assert results[0].keys() == results[1].keys()
+    for name in results[0]:
+        torch.testing.assert_close(
+            results[0][name],
+            results[1][name],
+            rtol=1e-4,
+            atol=1e-5,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+
+
+@pytest.mark.parametrize("dt_min, dt_max", [(0.001, 0.1), (0.02, 0.03)])
+def test_step_sizes_start_log_uniform_in_their_range(dt_min, dt_max):
+    bias = Mamba(500, dt_min=dt_min, dt_max=dt_max).dt_proj.bias.detach()
+    steps = torch.log1p(torch.exp(bias.double()))
+    assert steps.min() >= dt_min * (1 - 1e-3)
+    assert steps.max() <= dt_max * (1 + 1e-3)
+    # Uniform in the logarithm: its quartiles, within 4 standard errors.
+    quarter, half, three_quarters = (
+        (steps.log() - math.log(dt_min)) / math.log(dt_max / dt_min)
+    ).quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.double))
+    assert quarter.item() == pytest.approx(0.25, abs=0.06)
+    assert half.item() == pytest.approx(0.5, abs=0.07)
+    assert three_quarters.item() == pytest.approx(0.75, abs=0.06)
+
+
+def test_output_depends_on_the_past_alone(randomise):
+    mamba = randomise(Mamba(6))
+    x = torch.randn(1, 12, 6, requires_grad=True)
+    for step in (0, 5, 11):
+        (gradient,) = torch.autograd.grad(mamba(x)[0, step].sum(), x)
+        reaches = gradient[0].abs().sum(-1) > 0
+        assert reaches[: step + 1].all() and not reaches[step + 1 :].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+@pytest.mark.parametrize("kind", [Mamba, BidirectionalMamba])
+def test_padding_before_and_after_changes_nothing(kind, dtype, randomise):
+    mamba = randomise(kind(6, bias=True))
+    spans = [(0, 20), (0, 7), (13, 20), (4, 15), (9, 10), (0, 1), (19, 20)]
+    x = 10 * torch.randn(len(spans), 20, 6)  # padding holds garbage
+    mask = torch.zeros(len(spans), 20, dtype=dtype)
+    for row, (start, end) in enumerate(spans):
+        mask[row, start:end] = 1
+    y = mamba(x, mask)
+    for row, (start, end) in enumerate(spans):
+        alone = mamba(x[row : row + 1, start:end])
+        torch.testing.assert_close(
+            y[row : row + 1, start:end], alone, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_bidirectional_is_the_sum_of_a_block_each_way(randomise):
+    mamba = randomise(BidirectionalMamba(6, d_state=4))
+    x = torch.randn(2, 15, 6)
+    backwards = torch.stack(
+        mamba.backwards(torch.stack(x.unbind(1)[::-1], 1)).unbind(1)[::-1], 1
+    )
+    torch.testing.assert_close(mamba(x), mamba.forwards(x) + backwards)
+
+
+def test_bidirectional_sees_past_and_future(randomise):
+    mamba = randomise(BidirectionalMamba(6))
+    x = torch.randn(1, 12, 6, requires_grad=True)
+    (gradient,) = torch.autograd.grad(mamba(x)[0, 5].sum(), x)
+    assert (gradient.abs().sum(-1) > 0).all()
+
+
+def test_bidirectional_passes_its_options_to_both_blocks():
+    mamba = BidirectionalMamba(6, d_state=4, d_conv=3, expand=1)
+    for block in (mamba.forwards, mamba.backwards):
+        assert block.A_log.shape == (6, 4)
+        assert block.conv1d.weight.shape == (6, 1, 3)
+
+
+@pytest.mark.parametrize("kind", [Mamba, BidirectionalMamba])
+def test_bfloat16_autocast_stays_close_to_full_precision(kind):
+    mamba = kind(16)
+    x = torch.randn(2, 50, 16)
+    expected = mamba(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = mamba(x)
+    assert y.dtype == torch.bfloat16
+    error = (y.float() - expected).norm() / expected.norm()
+    assert error < 0.03
+    y.float().sum().backward()
+    for parameter in mamba.parameters():
+        assert parameter.grad.dtype == torch.float32
+        assert parameter.grad.isfinite().all()
+
+
+def test_engine_reaches_the_scan():
+    with pytest.raises(ValueError, match="abacus"):
+        Mamba(6, engine="abacus")(torch.randn(1, 5, 6))

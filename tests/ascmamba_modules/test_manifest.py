@@ -1,0 +1,274 @@
+"""Reading and checking manifests and audio files."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from hypothesis import (
+    given,
+    settings,
+    strategies as st,
+)
+from speechbrain.dataio.dataloader import make_dataloader
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.dataio.preprocess import AudioNormalizer
+
+from ascmamba_modules.context import ContextTokenizer
+from ascmamba_modules.manifest import (
+    COLUMNS,
+    ManifestError,
+    audio_problem,
+    make_dataset,
+    read_manifest,
+    training_rows,
+    write_manifest,
+)
+
+CLASSES = ["Bus", "Bar"]
+
+
+def write_audio(path, seconds=0.2, rate=8000, channels=1, **options):
+    rng = np.random.default_rng(0)
+    samples = rng.uniform(-0.5, 0.5, (int(seconds * rate), channels))
+    soundfile.write(path, samples, rate, **options)
+
+
+def table(n=4, **columns):
+    rows = pd.DataFrame(
+        {
+            "ID": [f"clip{i}" for i in range(n)],
+            "wav": [f"clip{i}.wav" for i in range(n)],
+            "duration": "0.2",
+            "scene_label": [CLASSES[i % 2] for i in range(n)],
+            "location": "Xi'an",
+            "record_time": "2023-04-21 18:30:00",
+            "session": "",
+            "dataset": "test",
+            "split": "train",
+            "label_source": "human",
+        }
+    )
+    return rows.assign(**columns)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(4):
+        write_audio(tmp_path / f"clip{i}.wav")
+    return tmp_path
+
+
+def check(folder, rows):
+    path = folder / "manifest.csv"
+    write_manifest(rows, path)
+    return training_rows(read_manifest(path), path, CLASSES)
+
+
+def problems(folder, rows):
+    with pytest.raises(ManifestError) as error:
+        check(folder, rows)
+    return str(error.value)
+
+
+def test_rows_are_split_and_unlabelled_ones_left_out(folder):
+    rows = check(
+        folder,
+        table(
+            scene_label=["Bus", "Bar", "", "Bus"],
+            split=["train", "valid", "train", "evaluation"],
+        ),
+    )
+    assert {k: list(v["ID"]) for k, v in rows.items()} == {
+        "train": ["clip0"],
+        "valid": ["clip1"],
+        "test": [],
+    }
+    assert rows["train"]["wav"].iloc[0] == str(folder / "clip0.wav")
+
+
+def test_byte_order_mark_spaces_and_extra_columns_are_fine(folder):
+    rows = table(scene_label=" Bus ").assign(comment="x")
+    path = folder / "manifest.csv"
+    rows.to_csv(path, index=False, encoding="utf-8-sig")
+    assert set(read_manifest(path)["scene_label"]) == {"Bus"}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_missing_column_is_named(folder, column):
+    path = folder / "manifest.csv"
+    table().drop(columns=column).to_csv(path, index=False)
+    with pytest.raises(ManifestError, match=f"missing column '{column}'"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    "columns, line, message",
+    [
+        ({"ID": ["a", "b", "a", "c"]}, 4, "duplicate ID, first on line 2"),
+        ({"ID": ["a", "", "b", "c"]}, 3, "the ID is empty"),
+        ({"wav": ["clip0.wav", "", "", ""]}, 3, "no file is named"),
+        ({"duration": ["0.2", "long", "", "0.2"]}, 3, "'long' is not a"),
+        ({"duration": ["0.2", "-1", "", "0.2"]}, 3, "'-1' is not a"),
+        ({"record_time": ["", "noon", "", ""]}, 3, "'noon' is not a time"),
+        ({"scene_label": ["Bus", "Bar", "Moon", ""]}, 4, "class 'Moon'"),
+        (
+            {"wav": ["clip0.wav", "no.wav", "clip1.wav", "clip2.wav"]},
+            3,
+            "not f",
+        ),
+    ],
+)
+def test_bad_rows_are_named_with_line(folder, columns, line, message):
+    text = problems(folder, table(**columns))
+    assert any(
+        f"line {line}" in row and message in row for row in text.split("\n")
+    )
+
+
+def test_unknown_classes_come_with_the_option_to_paste(folder):
+    text = problems(folder, table(scene_label=["rain", "sea's", "Bus", "rain"]))
+    assert """--scene_labels "['Bus', 'rain', "sea's"]\"""" in text
+
+
+@pytest.mark.parametrize(
+    "columns", [{"scene_label": ""}, {"split": "test"}, {"split": ""}]
+)
+def test_no_labelled_training_clips(folder, columns):
+    assert "no labelled training clips" in problems(folder, table(**columns))
+
+
+def test_all_problems_come_at_once_first_twenty_and_the_count(folder):
+    rows = table(60, wav=["clip0.wav"] * 30 + ["gone.wav"] * 30)
+    text = problems(folder, rows)
+    assert "30 problems" in text and "... and 10 more" in text
+    assert text.count("file not found") == 20
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "not found"),
+        (b"", "empty"),
+        (b"\xff\xfe\x00\x00\xd8", "not a CSV"),
+    ],
+)
+def test_unreadable_manifest(tmp_path, content, message):
+    path = tmp_path / "manifest.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(path)
+
+
+FORMATS = ("wav", "flac", "ogg")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("rate, channels", [(8000, 1), (44100, 2), (96000, 4)])
+def test_sound_files_have_no_problem(tmp_path, suffix, rate, channels):
+    path = tmp_path / f"clip.{suffix}"
+    write_audio(path, 1.0, rate, channels)
+    assert audio_problem(path, 1.0) is None
+    assert audio_problem(path) is None
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("kept", [0.95, 0.5, 0.2])
+def test_truncated_file_is_found_without_a_stated_duration(
+    tmp_path, suffix, kept
+):
+    path = tmp_path / f"clip.{suffix}"
+    write_audio(path, 4.0, 22050)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    problem = audio_problem(path)
+    assert problem and ("truncated" in problem or "not an audio" in problem)
+
+
+def test_file_shorter_than_stated_is_truncated(tmp_path):
+    path = tmp_path / "clip.wav"
+    write_audio(path, 1.0)
+    assert "1.00 s of the 10.00 s" in audio_problem(path, 10.0)
+    assert audio_problem(path, 1.05) is None
+
+
+def test_unusable_files(tmp_path):
+    path = tmp_path / "clip.wav"
+    assert audio_problem(tmp_path / "none.wav") == "file not found"
+    assert audio_problem(tmp_path) == "not a file"
+    path.write_bytes(b"")
+    assert "empty" in audio_problem(path)
+    path.write_text("this is no sound, however long the text may be" * 20)
+    assert "not an audio file" in audio_problem(path)
+    write_audio(path, 0.0)
+    assert "no samples" in audio_problem(path)
+
+
+def test_wave_written_into_a_pipe_is_not_truncated(tmp_path):
+    path = tmp_path / "clip.wav"
+    write_audio(path, 1.0)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"data") + 4
+    data[start : start + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    assert audio_problem(path) is None
+
+
+def test_real_recordings_have_no_problem_until_they_are_cut(
+    shared_data, tmp_path
+):
+    files = sorted((shared_data / "esc10" / "audio").glob("*.ogg"))[::20]
+    assert len(files) == 20
+    for file in files:
+        assert audio_problem(file) is None
+        cut = tmp_path / file.name
+        shutil.copy(file, cut)
+        cut.write_bytes(cut.read_bytes()[:-100])
+        assert "truncated" in audio_problem(cut)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])),
+            st.sampled_from(["train", "valid", "test", "other", ""]),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_written_manifest_reads_back(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("manifest")
+    written = table(
+        len(rows),
+        location=[location for location, _ in rows],
+        split=[split for _, split in rows],
+    )
+    write_manifest(written, folder / "manifest.csv")
+    read = read_manifest(folder / "manifest.csv")
+    assert list(read["location"]) == [text.strip() for text, _ in rows]
+    assert list(read["split"]) == [split for _, split in rows]
+    assert list(read["line"]) == list(range(2, len(rows) + 2))
+    assert list(folder.iterdir()) == [folder / "manifest.csv"]
+
+
+def test_dataset_mixes_down_resamples_and_pads(folder):
+    write_audio(folder / "clip0.wav", 0.2, 16000, channels=2)
+    rows = check(folder, table(location=["Xi'an", "", "", ""]))["train"]
+    encoder, tokenizer = CategoricalEncoder(), ContextTokenizer()
+    encoder.update_from_iterable(CLASSES)
+    encoder.expect_len(2)
+    tokenizer.train(rows["location"])
+    dataset = make_dataset(rows, AudioNormalizer(8000), encoder, tokenizer)
+    batch = next(iter(make_dataloader(dataset, batch_size=4)))
+    assert batch.id == ["clip0", "clip1", "clip2", "clip3"]
+    assert batch.sig.data.shape == (4, 1600)
+    assert batch.label.tolist() == [0, 1, 0, 1]
+    assert (batch.location_tokens.data[1:] == 0).all()
+    assert (batch.location_tokens.data[0] > 0).all()
+    original, _ = soundfile.read(folder / "clip1.wav", dtype="float32")
+    torch.testing.assert_close(batch.sig.data[1], torch.tensor(original))

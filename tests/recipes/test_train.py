@@ -1,0 +1,287 @@
+"""The training stage as users run it: commands on small clips."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from make_demo_corpora import SCENES, make_demo_set
+
+from ascmamba_modules.inference import SceneClassifier
+from ascmamba_modules.manifest import write_manifest
+
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "ASC"
+MAMBA = (
+    "hparams/finetune.yaml",
+    {
+        "channels": 4,
+        "n_blocks": 1,
+        "d_state": 2,
+        "depth": 2,
+        "context_size": 4,
+    },
+)
+SE_TRANS = (
+    "hparams/finetune_se_trans.yaml",
+    {"se_channels": [8, 16], "n_heads": 2, "d_ffn": 16},
+)
+FAST = {
+    "batch_size": 8,
+    "lr": 0.003,
+    "num_workers": 0,
+    "n_mels": 16,
+    "number_of_epochs": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Sixty synthetic clips of half a second, and their manifest."""
+    folder = tmp_path_factory.mktemp("clips")
+    make_demo_set(folder, clips_per_scene=6, seconds=0.5)
+    return folder / "manifest.csv"
+
+
+def command(stage, manifest, output, **options):
+    hparams_file, small = stage
+    files = {"manifest": manifest, "output_folder": output}
+    options = {**small, **FAST, **files, **options}
+    flags = [word for k, v in options.items() for word in (f"--{k}", str(v))]
+    return ["train.py", hparams_file, *flags, "--device=cpu", "--noprogressbar"]
+
+
+def run(arguments, launcher=(sys.executable,), expect=0):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [*launcher, *arguments],
+        cwd=RECIPE,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    output = result.stdout + result.stderr
+    assert result.returncode == expect, output[-3000:]
+    return output
+
+
+def epochs(output):
+    """Epochs in the train log, in order."""
+    log = (output / "train_log.txt").read_text()
+    return [int(n) for n in re.findall(r"^epoch: (\d+)", log, re.MULTILINE)]
+
+
+def check_finished(output, manifest):
+    """The model folder answers as the Brain did in its test report."""
+    classifier = SceneClassifier.from_hparams(
+        source=output / "model", run_opts={"device": "cpu"}
+    )
+    predictions = pd.read_csv(output / "test" / "predictions.csv", index_col=0)
+    assert len(predictions) == 10
+    rows = pd.read_csv(manifest, index_col=0, keep_default_na=False)
+    for name, row in predictions.iterrows():
+        out_prob, score, index, text_lab = classifier.classify_file(
+            manifest.parent / rows.wav[name],
+            rows.location[name],
+            rows.record_time[name],
+        )
+        posteriors = row.iloc[2:].to_numpy(float)
+        np.testing.assert_allclose(out_prob.exp()[0], posteriors, atol=1e-5)
+        assert text_lab == [row["prediction"]]
+        assert score.exp().item() == pytest.approx(posteriors.max(), abs=1e-5)
+        assert list(SCENES)[index.item()] == row["prediction"]
+
+
+@pytest.fixture(scope="module")
+def finished(clips, tmp_path_factory):
+    """A finished stage 2."""
+    output = tmp_path_factory.mktemp("finetune")
+    log = run(
+        command(MAMBA, clips, output, number_of_epochs=2, tensorboard=True)
+    )
+    assert "Clips: 40 train, 10 valid, 10 test" in log
+    assert "engine 'torch'" in log
+    return output
+
+
+def test_stage_leaves_a_model_that_gives_the_same_posteriors(finished, clips):
+    check_finished(finished, clips)
+
+
+def test_stage_leaves_log_report_and_plots(finished):
+    assert epochs(finished) == [1, 2]
+    assert list((finished / "tensorboard").iterdir())
+    for name in ("confusion_matrix", "per_class"):
+        assert (finished / "test" / f"{name}.png").stat().st_size > 5000
+        assert (finished / "test" / f"{name}.csv").exists()
+    matrix = pd.read_csv(finished / "test/confusion_matrix.csv", index_col=0)
+    assert list(matrix.columns) == list(matrix.index) == list(SCENES)
+    assert (matrix.sum(axis=1) == 1).all()
+    assert not list(finished.glob("*.tmp"))
+
+
+def test_finished_stage_run_again_trains_no_more(finished, clips):
+    run(command(MAMBA, clips, finished, number_of_epochs=2))
+    assert epochs(finished) == [1, 2]
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_killed_stage_resumes_to_the_end(clips, tmp_path, steps):
+    arguments = command(
+        *(MAMBA, clips, tmp_path),
+        number_of_epochs=4,
+        ckpt_interval_steps=steps,
+    )
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=RECIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    log = tmp_path / "train_log.txt"
+    deadline = time.time() + 240
+    while not (log.exists() and "epoch: 2" in log.read_text()):
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run(arguments)
+    # The epoch that was just logged may be lost with its checkpoint.
+    assert epochs(tmp_path) in ([1, 2, 3, 4], [1, 2, 2, 3, 4])
+    check_finished(tmp_path, clips)
+
+
+@pytest.mark.parametrize("stage", [MAMBA, SE_TRANS], ids=["mamba", "se_trans"])
+def test_two_processes(clips, tmp_path, stage):
+    launcher = [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *("--standalone", "--nproc_per_node=2"),
+    ]
+    run(
+        command(stage, clips, tmp_path, distributed_backend="gloo"),
+        launcher,
+    )
+    check_finished(tmp_path, clips)
+
+
+def test_se_trans(clips, tmp_path):
+    run(command(SE_TRANS, clips, tmp_path))
+    check_finished(tmp_path, clips)
+    settings = (tmp_path / "model" / "hyperparams.yaml").read_text()
+    superset = re.search(r"superset:\n((?:\s+- \d\n)+)", settings)[1]
+    assert re.findall(r"\d", superset) == list("0000011110")
+    assert "!apply" not in settings
+
+
+def test_bf16(clips, tmp_path):
+    log = run(command(MAMBA, clips, tmp_path, precision="bf16"))
+    assert "precision: bf16" in log
+    check_finished(tmp_path, clips)
+
+
+def test_without_place_and_time(clips, tmp_path):
+    run(command(MAMBA, clips, tmp_path, use_context=False))
+    assert not (tmp_path / "model" / "context_encoder.ckpt").exists()
+    check_finished(tmp_path, clips)
+
+
+def changed(clips, folder, **columns):
+    """A manifest with other columns, in another folder."""
+    table = pd.read_csv(clips, keep_default_na=False)
+    table["wav"] = [str(clips.parent / wav) for wav in table["wav"]]
+    for name, change in columns.items():
+        table[name] = change(table[name])
+    write_manifest(table, folder / "manifest.csv")
+    return folder / "manifest.csv"
+
+
+def test_augmentation_and_no_validation_clips(clips, tmp_path):
+    manifest = changed(
+        *(clips, tmp_path),
+        split=lambda column: column.replace("valid", "train"),
+        location=lambda column: column.where(column.index % 2 == 0, ""),
+        record_time=lambda column: column.where(column.index % 3 == 0, ""),
+    )
+    output = tmp_path / "output"
+    log = run(
+        command(
+            *(MAMBA, manifest, output),
+            number_of_epochs=2,
+            mixup_alpha=0.3,
+            augment_prob=1.0,
+            label_smoothing=0.1,
+        )
+    )
+    assert "the last epoch's weights are kept" in log
+    assert "Loaded the checkpoint of epoch 2" in log
+    check_finished(output, manifest)
+
+
+@pytest.mark.parametrize("same_classes", [True, False])
+def test_starts_from_an_earlier_stage(finished, clips, tmp_path, same_classes):
+    # Without a learning rate, weights stay as they were loaded.
+    options = {"pretrained_folder": finished, "lr": 0.0, "lr_final": 0.0}
+    manifest, classes = clips, list(SCENES)
+    if not same_classes:
+        classes = [name.upper() for name in classes[::-1]]
+        options["scene_labels"] = classes
+        manifest = changed(
+            *(clips, tmp_path), scene_label=lambda column: column.str.upper()
+        )
+    output = tmp_path / "output"
+    log = run(command(MAMBA, manifest, output, **options))
+    assert ("made anew" in log) != same_classes
+    before = torch.load(finished / "model" / "model.ckpt")
+    after = torch.load(output / "model" / "model.ckpt")
+    assert before.keys() == after.keys()
+    changes = {k for k in before if not torch.equal(before[k], after[k])}
+    head = {"classifier.weight", "classifier.bias"}
+    assert changes == (set() if same_classes else head)
+
+
+def test_earlier_stage_of_another_size_is_refused(finished, clips, tmp_path):
+    options = {"pretrained_folder": finished, "channels": 8}
+    log = run(command(MAMBA, clips, tmp_path, **options), expect=1)
+    assert "does not fit" in log and "same model settings" in log
+
+
+def test_early_stopping(clips, tmp_path):
+    run(command(MAMBA, clips, tmp_path, number_of_epochs=9, patience=0))
+    assert epochs(tmp_path) == [1]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["hparams/finetune.yaml"], "'manifest' is a !PLACEHOLDER"),
+        (["hparams/finetune.yaml", "--manifest", "no.csv"], "file not found"),
+        (["hparams/finetune.yaml", "--manifset", "no.csv"], "manifset"),
+        (["hparams/finetune.yaml", "--lr", "1", "--lr", "2"], "duplicate key"),
+        (["hparams/nothing.yaml"], "No such file"),
+    ],
+)
+def test_wrong_command_lines_end_in_one_clear_line(
+    arguments, message, tmp_path
+):
+    output = ["--output_folder", str(tmp_path)]
+    log = run(["train.py", *arguments, *output], expect=1)
+    assert message in log and "Traceback" not in log
+
+
+def test_wrong_manifest_is_refused_before_training(clips, tmp_path):
+    manifest = changed(
+        *(clips, tmp_path),
+        scene_label=lambda column: column.where(column.index != 0, "Moon"),
+        wav=lambda column: column.where(column.index != 1, "gone.wav"),
+    )
+    log = run(command(MAMBA, manifest, tmp_path / "output"), expect=1)
+    assert "line 2 (ID bus_000): unknown class 'Moon'" in log
+    assert re.search(r"line 3 \(ID bus_001\): .*gone.wav: file not found", log)
+    assert "Traceback" not in log
+    assert not (tmp_path / "output" / "log.txt").exists()
