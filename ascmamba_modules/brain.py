@@ -165,9 +165,8 @@ class SceneBrain(Brain):
                 "first, or check --output_folder."
             )
         self.checkpointer.load_checkpoint(checkpoint)
-        logger.info(
-            "Loaded the checkpoint of epoch %s", checkpoint.meta["epoch"]
-        )
+        epoch = checkpoint.meta.get("epoch", "(not finished)")
+        logger.info("Loaded the checkpoint of epoch %s", epoch)
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Tests what :meth:`load_best` finds."""

@@ -12,6 +12,11 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.checkpoints import (
+    DEFAULT_SAVE_HOOKS,
+    DEFAULT_TRANSFER_HOOKS,
+    get_default_hook,
+)
 from speechbrain.utils.logger import get_logger
 
 logger = get_logger(__name__)
@@ -86,13 +91,8 @@ def write_model_folder(hparams, resolved_yaml, folder):
     for name in _LOADABLES:
         if name not in used:
             continue
-        path = temporary / f"{name}.ckpt"
-        if name in ("model", "context_encoder"):
-            torch.save(hparams[name].state_dict(), path)
-        elif name == "normalize":
-            hparams[name]._save(path)
-        else:
-            hparams[name].save(path)
+        save = get_default_hook(hparams[name], DEFAULT_SAVE_HOOKS)
+        save(hparams[name], temporary / f"{name}.ckpt")
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)
@@ -181,7 +181,8 @@ def start_from(folder, hparams):
         label: index for index, label in enumerate(hparams["scene_labels"])
     }
     _take_over(hparams["model"], folder / "model.ckpt", keep_classifier=same)
-    hparams["normalize"]._load(folder / "normalize.ckpt")
+    transfer = get_default_hook(hparams["normalize"], DEFAULT_TRANSFER_HOOKS)
+    transfer(hparams["normalize"], folder / "normalize.ckpt")
     has_context = (folder / "context_encoder.ckpt").exists()
     if has_context and "context_encoder" in hparams["modules"]:
         hparams["tokenizer"].load(folder / "tokenizer.ckpt")
