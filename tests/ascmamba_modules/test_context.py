@@ -2,7 +2,7 @@
 
 import calendar
 import math
-from datetime import timedelta, timezone
+from datetime import datetime, timedelta, timezone
 
 import pandas as pd
 import pytest
@@ -57,6 +57,9 @@ def expected_time_text(moment):
 
 @given(
     st.datetimes(
+        # What pandas before 3.0 can hold.
+        min_value=datetime(1678, 1, 1),
+        max_value=datetime(2261, 12, 31),
         timezones=st.none()
         | st.integers(-720, 720).map(
             lambda minutes: timezone(timedelta(minutes=minutes))
