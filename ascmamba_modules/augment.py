@@ -1,6 +1,7 @@
 """Augmentation that SpeechBrain lacks."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ascmamba_modules.padding import frame_mask
@@ -97,3 +98,42 @@ def blend(x, partner, weight):
     """
     weight = weight.view(-1, *([1] * (x.dim() - 1)))
     return weight * x + (1 - weight) * x[partner]
+
+
+class RandomEqualizer(nn.Module):
+    """Adds a random smooth curve over the bands to each log-mel spectrogram.
+
+    As if another microphone had recorded the clip: gains at evenly spaced
+    bands are drawn from a normal distribution, those between them follow by
+    linear interpolation.
+
+    Source: H. Nam et al., "FilterAugment: An Acoustic Environmental Data
+    Augmentation Method", 2022 (its linear type).
+
+    Arguments
+    ---------
+    deviation : float
+        Standard deviation of the gains, in the unit of the features.
+    n_points : int
+        Number of bands at which gains are drawn.
+
+    Example
+    -------
+    >>> equalizer = RandomEqualizer(deviation=0.3)
+    >>> equalizer(torch.zeros(2, 50, 64)).shape
+    torch.Size([2, 50, 64])
+    """
+
+    def __init__(self, deviation=0.3, n_points=6):
+        super().__init__()
+        self.deviation = deviation
+        self.n_points = n_points
+
+    def forward(self, features):
+        """Returns equalised features (batch, time, n_mels)."""
+        batch, _, n_mels = features.shape
+        gains = torch.randn(batch, 1, self.n_points, device=features.device)
+        curve = F.interpolate(
+            self.deviation * gains, n_mels, mode="linear", align_corners=True
+        )  # (B, 1, n_mels)
+        return features + curve

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ascmamba_modules.augment import Mixup, blend
+from ascmamba_modules.augment import Mixup, RandomEqualizer, blend
 
 
 def test_each_clip_is_mixed_with_its_partner():
@@ -69,3 +69,19 @@ def test_blend_mixes_rows_of_any_shape(shape):
     torch.testing.assert_close(y[0], x[1])
     torch.testing.assert_close(y[1], 0.25 * x[1] + 0.75 * x[2])
     torch.testing.assert_close(y[2], x[2])
+
+
+def test_equalizer_adds_a_smooth_curve_that_is_constant_over_time():
+    features = torch.randn(200, 3, 64)
+    added = RandomEqualizer(deviation=0.5, n_points=4)(features) - features
+    torch.testing.assert_close(added[:, 0], added[:, 2], atol=1e-5, rtol=0)
+    curve = added[:, 0]
+    # Gains are drawn at bands 0, 21, 42 and 63; lines run between them.
+    drawn = curve[:, ::21]
+    assert abs(drawn.std().item() - 0.5) < 0.05
+    assert abs(drawn.mean().item()) < 0.1
+    middle = curve[:, 7]
+    torch.testing.assert_close(
+        middle, drawn[:, 0] * 2 / 3 + drawn[:, 1] / 3, atol=1e-5, rtol=0
+    )
+    assert curve[0].std() > 0 and not torch.allclose(curve[0], curve[1])

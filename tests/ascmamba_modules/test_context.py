@@ -63,7 +63,7 @@ def expected_time_text(moment):
         timezones=st.none()
         | st.integers(-720, 720).map(
             lambda minutes: timezone(timedelta(minutes=minutes))
-        )
+        ),
     )
 )
 def test_time_is_month_weekday_and_hour_however_it_is_written(moment):
