@@ -4,11 +4,14 @@ Everything that can be wrong with a manifest or its audio files is found here,
 before any training, and reported in one message.
 """
 
+import csv
 import os
+import shlex
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import soundfile
 from speechbrain.dataio import audio_io
@@ -70,7 +73,7 @@ def read_manifest(path):
     Arguments
     ---------
     path : str or Path
-        CSV file with the columns of ``COLUMNS``, UTF-8.
+        CSV file with the columns of ``COLUMNS``, UTF-8; others are left out.
 
     Returns
     -------
@@ -83,39 +86,91 @@ def read_manifest(path):
     Raises
     ------
     ManifestError
-        For an unreadable file, missing columns, empty or duplicate IDs,
-        unusable durations or times.
+        For an unreadable file, missing or repeated columns, rows of another
+        length, empty or duplicate IDs, unusable durations or times.
     """
-    path = Path(path)
-    try:
-        table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
-    except FileNotFoundError:
-        raise ManifestError(path, ["file not found; check --manifest"])
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise ManifestError(path, [f"not a CSV file: {error}"])
-    except pd.errors.EmptyDataError:
-        raise ManifestError(path, ["the file is empty"])
-    missing = [column for column in COLUMNS if column not in table]
-    if missing:
-        raise ManifestError(
-            path,
-            [
-                f"missing column '{column}'; the columns are "
-                f"{', '.join(COLUMNS)}"
-                for column in missing
-            ],
-        )
-    table = table[list(COLUMNS)].map(str.strip)
-    table["line"] = range(2, len(table) + 2)
-    problems = _form_problems(table)
+    table, problems = _parse(path)
     if problems:
         raise ManifestError(path, problems)
-    table["duration"] = pd.to_numeric(table["duration"])
-    folder = path.absolute().parent
-    table["wav"] = [str(folder / wav) for wav in table["wav"]]
     return table
+
+
+def read_training_rows(path, scene_labels):
+    """Reads the rows to train, validate and test on, and checks them.
+
+    Arguments
+    ---------
+    path : str or Path
+        The manifest.
+    scene_labels : list
+        The classes.
+
+    Returns
+    -------
+    dict
+        A table for each of train, valid and test, as from
+        :func:`read_manifest`: the labelled rows of that split.  valid and
+        test may be empty.
+
+    Raises
+    ------
+    ManifestError
+        With all problems at once: those of :func:`read_manifest`, unknown
+        classes, no labelled training clips, and audio files that are
+        missing, empty, truncated or not audio.
+    """
+    table, problems = _parse(path)
+    labelled = table[table["scene_label"] != ""]
+    labelled = labelled[labelled["split"].isin(TRAINING_SPLITS)]
+    problems += _class_problems(table, labelled, scene_labels)
+    problems += audio_problems(labelled[labelled["wav"] != ""])
+    if problems:
+        raise ManifestError(path, problems)
+    return {
+        split: labelled[labelled["split"] == split] for split in TRAINING_SPLITS
+    }
+
+
+def _parse(path):
+    """Table and problems of its rows; raises if there can be no table."""
+    path = Path(path)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            lines = [(reader.line_num, row) for row in reader if any(row)]
+    except FileNotFoundError:
+        raise ManifestError(path, ["file not found; check --manifest"])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(path, [f"not a CSV file: {error}"])
+    if not lines:
+        raise ManifestError(path, ["the file is empty"])
+    header = [name.strip() for name in lines[0][1]]
+    problems = [
+        f"missing column '{name}'; the columns are {', '.join(COLUMNS)}"
+        for name in COLUMNS
+        if name not in header
+    ]
+    problems += [
+        f"column '{name}' stands twice"
+        for name in COLUMNS
+        if header.count(name) > 1
+    ]
+    if problems:
+        raise ManifestError(path, problems)
+    fitting = [(n, row) for n, row in lines[1:] if len(row) == len(header)]
+    problems = [
+        f"line {n}: {len(row)} fields under {len(header)} columns"
+        for n, row in lines[1:]
+        if len(row) != len(header)
+    ]
+    table = pd.DataFrame([row for _, row in fitting], columns=header, dtype=str)
+    table = table[list(COLUMNS)].map(str.strip)
+    table["line"] = [n for n, _ in fitting]
+    problems += _form_problems(table)
+    table["duration"] = pd.to_numeric(table["duration"], errors="coerce")
+    folder = path.absolute().parent
+    table["wav"] = [str(folder / wav) if wav else "" for wav in table["wav"]]
+    return table, problems
 
 
 def _row(row):
@@ -149,32 +204,7 @@ def _form_problems(table):
     return problems
 
 
-def training_rows(table, path, scene_labels):
-    """Picks the rows to train, validate and test on, and checks them.
-
-    Arguments
-    ---------
-    table : pandas.DataFrame
-        From :func:`read_manifest`.
-    path : str or Path
-        The manifest, for messages.
-    scene_labels : list
-        The classes.
-
-    Returns
-    -------
-    dict
-        A table for each of train, valid and test: the labelled rows of that
-        split.  valid and test may be empty.
-
-    Raises
-    ------
-    ManifestError
-        For unknown classes, no labelled training clips, and audio files that
-        are missing, empty, truncated or not audio.
-    """
-    labelled = table[table["scene_label"] != ""]
-    labelled = labelled[labelled["split"].isin(TRAINING_SPLITS)]
+def _class_problems(table, labelled, scene_labels):
     problems = []
     if not (labelled["split"] == "train").any():
         seen = ", ".join(sorted(set(table["split"]) - {""})) or "none"
@@ -184,23 +214,16 @@ def training_rows(table, path, scene_labels):
         )
     unknown = labelled[~labelled["scene_label"].isin(scene_labels)]
     if len(unknown):
-        known = ", ".join(scene_labels)
-        present = sorted(set(labelled["scene_label"]))
+        present = shlex.quote(str(sorted(set(labelled["scene_label"]))))
         problems.append(
             f"{len(unknown)} rows have a class that is not in scene_labels "
-            f"({known}); if the classes are meant, "
-            f'pass --scene_labels "{present}"'
+            f"({', '.join(scene_labels)}); if the classes are meant, "
+            f"pass --scene_labels {present}"
         )
-        problems += [
-            f"{_row(row)}: unknown class '{row.scene_label}'"
-            for row in unknown.itertuples()
-        ]
-    problems += audio_problems(labelled)
-    if problems:
-        raise ManifestError(path, problems)
-    return {
-        split: labelled[labelled["split"] == split] for split in TRAINING_SPLITS
-    }
+    return problems + [
+        f"{_row(row)}: unknown class '{row.scene_label}'"
+        for row in unknown.itertuples()
+    ]
 
 
 def audio_problems(table):
@@ -227,6 +250,9 @@ def audio_problems(table):
 
 def audio_problem(path, duration=None):
     """Says what is wrong with an audio file.
+
+    That a file is truncated is seen in WAVE, FLAC and Ogg files, in others
+    only by their stated duration.
 
     Arguments
     ---------
@@ -256,6 +282,11 @@ def audio_problem(path, duration=None):
             frames, rate = audio.frames, audio.samplerate
             audio.seek(max(0, frames - 1))
             ends_early = frames > 0 and len(audio.read(1)) == 0
+            if audio.subtype in ("FLOAT", "DOUBLE"):  # others hold no NaN
+                audio.seek(0)
+                blocks = audio.blocks(2**16, dtype="float32")
+                if not all(np.isfinite(block).all() for block in blocks):
+                    return "holds NaN or infinite samples; fetch it again"
     except (soundfile.LibsndfileError, RuntimeError) as error:
         return f"not an audio file that can be read ({error})"
     if ends_early or _is_cut_short(path):

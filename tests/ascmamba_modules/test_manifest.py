@@ -1,5 +1,7 @@
 """Reading and checking manifests and audio files."""
 
+import re
+import shlex
 import shutil
 
 import numpy as np
@@ -23,7 +25,7 @@ from ascmamba_modules.manifest import (
     audio_problem,
     make_dataset,
     read_manifest,
-    training_rows,
+    read_training_rows,
     write_manifest,
 )
 
@@ -64,7 +66,7 @@ def folder(tmp_path):
 def check(folder, rows):
     path = folder / "manifest.csv"
     write_manifest(rows, path)
-    return training_rows(read_manifest(path), path, CLASSES)
+    return read_training_rows(path, CLASSES)
 
 
 def problems(folder, rows):
@@ -130,7 +132,53 @@ def test_bad_rows_are_named_with_line(folder, columns, line, message):
 
 def test_unknown_classes_come_with_the_option_to_paste(folder):
     text = problems(folder, table(scene_label=["rain", "sea's", "Bus", "rain"]))
-    assert """--scene_labels "['Bus', 'rain', "sea's"]\"""" in text
+    option = re.search(r"--scene_labels .*", text)[0]
+    assert shlex.split(option)[1] == """['Bus', 'rain', "sea's"]"""
+
+
+def test_problems_of_every_kind_come_together(folder):
+    text = problems(
+        folder,
+        table(
+            ID=["a", "a", "b", "c"],
+            duration=["0.2", "0.2", "long", "0.2"],
+            scene_label=["Bus", "Moon", "Bus", "Bar"],
+            wav=["clip0.wav", "clip1.wav", "clip2.wav", "gone.wav"],
+        ),
+    )
+    for part in ("duplicate ID", "'long'", "class 'Moon'", "file not found"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda text: text.replace("\n", ",\n"), "line 2: 11 fields under 10"),
+        (lambda text: text.replace(",human", "", 1), "line 2: 9 fields under"),
+        (lambda text: text.replace("session", "split"), "'split' stands twice"),
+        (lambda text: text.replace("Bus", "Moon"), "line 2 (ID clip0): unk"),
+        (lambda text: "\n\n" + text.replace("Bus", "M"), "line 4 (ID clip0)"),
+        (lambda text: text.replace("\n", "\r\n").replace("Bus", "M"), "line 2"),
+    ],
+)
+def test_odd_files_are_named_by_their_own_lines(folder, change, message):
+    path = folder / "manifest.csv"
+    write_manifest(table(), path)
+    text = change(path.read_text())
+    if "11 fields" in message:  # a comma after every row but the header
+        text = text.replace(",\n", "\n", 1)
+    path.write_text(text, newline="")
+    with pytest.raises(ManifestError) as error:
+        read_training_rows(path, CLASSES)
+    assert message in str(error.value)
+
+
+def test_samples_that_are_no_numbers_are_found(tmp_path):
+    path = tmp_path / "clip.wav"
+    samples = np.zeros(200000, "float32")
+    samples[150000] = np.nan
+    soundfile.write(path, samples, 44100, subtype="FLOAT")
+    assert "NaN" in audio_problem(path)
 
 
 @pytest.mark.parametrize(

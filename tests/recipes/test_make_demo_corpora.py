@@ -5,13 +5,13 @@ import pytest
 import soundfile
 from make_demo_corpora import SCENES, main, make_demo_set
 
-from ascmamba_modules.manifest import read_manifest, training_rows
+from ascmamba_modules.manifest import read_training_rows
 
 
 def test_clips_and_manifest(tmp_path):
     main([str(tmp_path), "--clips", "6", "--seconds", "0.5"])
     path = tmp_path / "manifest.csv"
-    rows = training_rows(read_manifest(path), path, list(SCENES))
+    rows = read_training_rows(path, list(SCENES))
     assert {k: len(v) for k, v in rows.items()} == {
         "train": 40,
         "valid": 10,

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 from prepare_esc10 import main, prepare_esc10
 
-from ascmamba_modules.manifest import read_manifest, training_rows
+from ascmamba_modules.manifest import read_manifest, read_training_rows
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_folds_become_splits(esc50):
         "4-1004-A-0": "train",
         "5-1005-A-0": "train",
     }
-    rows = training_rows(read_manifest(esc50 / "m.csv"), "m.csv", ["dog"])
+    rows = read_training_rows(esc50 / "m.csv", ["dog"])
     assert {k: len(v) for k, v in rows.items()} == {
         "train": 3,
         "valid": 1,
