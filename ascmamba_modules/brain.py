@@ -75,10 +75,10 @@ class SceneBrain(Brain):
             reduction="none",
         )
 
-    def fit(self, epoch_counter, train_set, valid_set=None, **options):
+    def fit(self, epoch_counter, train_set, valid_set=None, *args, **kwargs):
         """Trains; see ``speechbrain.Brain.fit``."""
         self._validates = valid_set is not None
-        super().fit(epoch_counter, train_set, valid_set, **options)
+        super().fit(epoch_counter, train_set, valid_set, *args, **kwargs)
 
     def on_stage_start(self, stage, epoch=None):
         """Forgets the posteriors of the stage before."""
@@ -98,6 +98,12 @@ class SceneBrain(Brain):
     def _scores(self):
         targets = torch.cat(self.targets)
         log_posteriors = torch.cat(self.log_posteriors)
+        if not torch.isfinite(log_posteriors).all():
+            raise ValueError(
+                "The model's answers are not finite: its weights are spoilt. "
+                "Train again from an earlier checkpoint or anew, with a lower "
+                "--lr or with --precision fp32."
+            )
         return {
             # Over clips: the loss that fit() averages is over batches.
             "loss": F.nll_loss(log_posteriors, targets).item(),
@@ -151,7 +157,7 @@ class SceneBrain(Brain):
 
         Raises
         ------
-        RuntimeError
+        FileNotFoundError
             If there is no checkpoint.
         """
         # With a key, checkpoints without a score would be passed over.
@@ -160,7 +166,7 @@ class SceneBrain(Brain):
             or self.checkpointer.find_checkpoint()
         )
         if checkpoint is None:
-            raise RuntimeError(
+            raise FileNotFoundError(
                 f"No checkpoint in {self.checkpointer.checkpoints_dir}: train "
                 "first, or check --output_folder."
             )

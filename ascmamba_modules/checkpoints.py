@@ -36,6 +36,7 @@ class AtomicCheckpointer(Checkpointer):
         if unfinished is None:  # not the main process
             return None
         path = self._final_path
+        shutil.rmtree(path, ignore_errors=True)  # an older one of that name
         unfinished.path.rename(path)
         paramfiles = {
             name: path / file.name

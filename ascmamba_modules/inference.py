@@ -1,5 +1,6 @@
 """Classifying recordings with a trained model."""
 
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -149,12 +150,11 @@ class SceneClassifier(Pretrained):
         """
         wavs = torch.atleast_2d(torch.as_tensor(wavs))
         wavs = wavs.to(self.device, torch.float32)
-        if wavs.dim() != 2 or wavs.shape[1] == 0:
+        if wavs.dim() != 2 or wavs.numel() == 0:
             raise ValueError(
                 f"classify_batch takes (batch, samples), got {wavs.shape}."
             )
-        if wav_lens is not None:
-            wav_lens = torch.as_tensor(wav_lens).to(self.device, torch.float32)
+        wav_lens = self._check_lengths(wav_lens, len(wavs))
         with torch.no_grad(), self.inference_ctx:
             features = self.mods.features(wavs, wav_lens)
             lengths = self.mods.features.frame_lengths(wavs, wav_lens)
@@ -169,6 +169,18 @@ class SceneClassifier(Pretrained):
     def forward(self, wavs, wav_lens=None, location=None, record_time=None):
         """Same as :meth:`classify_batch`."""
         return self.classify_batch(wavs, wav_lens, location, record_time)
+
+    def _check_lengths(self, wav_lens, batch):
+        if wav_lens is None:
+            return None
+        wav_lens = torch.as_tensor(wav_lens).to(self.device, torch.float32)
+        fits = wav_lens.shape == (batch,)
+        if not fits or not ((wav_lens > 0) & (wav_lens <= 1)).all():
+            raise ValueError(
+                f"wav_lens must be {batch} relative lengths over 0 and up to "
+                f"1, got {wav_lens.tolist()}."
+            )
+        return wav_lens
 
     def _context(self, batch, location, record_time):
         if "context_encoder" not in self.mods:
@@ -185,7 +197,7 @@ class SceneClassifier(Pretrained):
 
 
 def _one_a_clip(name, given, batch):
-    if not isinstance(given, (list, tuple)):
+    if given is None or isinstance(given, (str, datetime)):
         return [given] * batch
     if len(given) != batch:
         raise ValueError(
@@ -208,8 +220,10 @@ def _local_or_hub(source, hparams_file):
                 "output folder."
             )
         return FetchSource(FetchFrom.LOCAL, source)
-    is_hub_name = source.count("/") == 1 and source[0] not in "./~"
-    if not is_hub_name:
+    owner, slash, name = source.partition("/")
+    is_hub_name = slash and name and "/" not in name and owner[:1] not in ".~"
+    # A mistyped name in a folder that exists is not looked up on the hub.
+    if not is_hub_name or Path(owner).exists():
         raise FileNotFoundError(
             f"No such folder: {source}. source must be a local model folder "
             "or the name 'owner/model' of a model on the hub."

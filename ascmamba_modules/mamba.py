@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ascmamba_modules.selective_scan import selective_scan
+from ascmamba_modules.selective_scan import check_engine, selective_scan
 
 
 class Mamba(nn.Module):
@@ -60,6 +60,7 @@ class Mamba(nn.Module):
         engine="auto",
     ):
         super().__init__()
+        check_engine(engine)
         self.d_model = d_model
         self.d_state = d_state
         self.d_conv = d_conv

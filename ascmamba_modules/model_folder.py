@@ -147,11 +147,40 @@ def _without_apply(node, yaml):
     return node
 
 
-def start_from(folder, hparams):
+def changed_settings(old_yaml, new_yaml):
+    """Compares what a trained model was made with.
+
+    Arguments
+    ---------
+    old_yaml, new_yaml : str
+        Settings of two trainings, references resolved.
+
+    Returns
+    -------
+    list
+        Names of the settings that differ; dropout and the scan's engine may.
+
+    Example
+    -------
+    >>> changed_settings("n_mels: 64\\nlr: 1", "n_mels: 32\\nlr: 2")
+    []
+    >>> changed_settings("scene_labels: [a, b]", "scene_labels: [b, a]")
+    ['scene_labels']
+    """
+    old, new = (YAML().load(text) for text in (old_yaml, new_yaml))
+    names = ("scene_labels", "superset", "use_context", "features", "model")
+    for settings in (old, new):
+        for free in ("dropout", "engine"):
+            settings.get("model", {}).pop(free, None)
+    return [name for name in names if old.get(name) != new.get(name)]
+
+
+def start_from(folder, hparams, resolved_yaml):
     """Starts a stage from the model of an earlier one.
 
-    All weights are taken over.  The classifier is, too, if the classes are
-    the same, and is left as it was made if they differ.
+    All weights and the statistics of the features are taken over.  The
+    classifier is, too, if the classes are the same, and is left as it was
+    made if they differ.
 
     Arguments
     ---------
@@ -160,13 +189,16 @@ def start_from(folder, hparams):
     hparams : dict
         The stage's hyperparameters: model, normalize, scene_labels, and
         context_encoder and tokenizer if its modules include the former.
+    resolved_yaml : str or Path
+        The stage's ``hyperparams.yaml``, references resolved.
 
     Raises
     ------
     FileNotFoundError
         If there is no finished model in the folder.
     ValueError
-        If the two models differ in more than their classes.
+        If the two differ in their features, or their models in more than the
+        classes.
     """
     folder = Path(folder)
     if not (folder / _SETTINGS).exists() or (folder / FOLDER).exists():
@@ -175,6 +207,15 @@ def start_from(folder, hparams):
         raise FileNotFoundError(
             f"No finished model in {folder}; pretrained_folder must be the "
             "output folder of a finished stage."
+        )
+    earlier, here = (
+        YAML().load(Path(path).read_text("utf-8"))["features"]
+        for path in (folder / _SETTINGS, resolved_yaml)
+    )
+    if dict(earlier) != dict(here):
+        raise ValueError(
+            f"The model in {folder} takes other features ({dict(earlier)}) "
+            f"than this stage ({dict(here)}): give both the same settings."
         )
     classes = CategoricalEncoder.from_saved(folder / "label_encoder.ckpt")
     same = classes.lab2ind == {

@@ -88,7 +88,7 @@ def selective_scan(
     """
     B, C = _with_group_axis(B), _with_group_axis(C)
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
-    engine = _choose(engine, u)
+    engine = _choose(engine, u, A, return_last_state)
     inputs = (u, delta, A, B, C, D, z, delta_bias)
     if engine == "mamba_ssm":
         return mamba_ssm_engine.scan_mamba_ssm(
@@ -100,15 +100,13 @@ def selective_scan(
     return (y, last_state) if return_last_state else y
 
 
-def engine_status(device="cpu", dtype=torch.float32):
+def engine_status(device="cpu"):
     """Says which engines can run on a device, fastest first.
 
     Arguments
     ---------
     device : str or torch.device
         Where the inputs of the scan will be.
-    dtype : torch.dtype
-        Of which type they will be.
 
     Returns
     -------
@@ -121,40 +119,56 @@ def engine_status(device="cpu", dtype=torch.float32):
     True
     """
     reason = "the tensors are not on a CUDA GPU; move the model there"
-    if dtype == torch.float64:
-        reason = "its kernel knows no float64; use engine='torch'"
-    elif torch.device(device).type == "cuda":
+    if torch.device(device).type == "cuda":
         reason = mamba_ssm_engine.why_not()
     return {"mamba_ssm": reason, "torch": None}
 
 
-def _choose(engine, u):
-    if engine == "torch":
-        return engine
-    device = u.device
-    status = engine_status(device, u.dtype)
-    if engine == "auto":
-        choice = next(name for name, reason in status.items() if not reason)
-        if (choice, device.type) not in _logged_choices:
-            _logged_choices.add((choice, device.type))
-            passed_over = [f"{k}: {v}" for k, v in status.items() if v]
-            logger.info(
-                "Selective scan on %s: engine '%s'%s",
-                device.type,
-                choice,
-                f" ({'; '.join(passed_over)})" if passed_over else "",
-            )
-        return choice
-    if engine not in status:
+def check_engine(engine):
+    """Raises a ValueError unless ``engine`` is a name of an engine.
+
+    Arguments
+    ---------
+    engine : str
+        "auto" or the name of an engine.
+
+    Example
+    -------
+    >>> check_engine("torch")
+    """
+    names = ("auto", *engine_status())
+    if engine not in names:
         raise ValueError(
             f"Unknown engine '{engine}' for selective_scan; "
-            f"choose from auto, {', '.join(status)}."
+            f"choose from {', '.join(names)}."
         )
-    if status[engine]:
-        raise RuntimeError(
-            f"Engine '{engine}' cannot run here: {status[engine]}."
+
+
+def _choose(engine, u, A, return_last_state):
+    check_engine(engine)
+    if engine == "torch":
+        return engine
+    status = engine_status(u.device)
+    status["mamba_ssm"] = status["mamba_ssm"] or mamba_ssm_engine.misfit(u, A)
+    if engine != "auto":
+        if status[engine]:
+            raise RuntimeError(
+                f"Engine '{engine}' cannot run here: {status[engine]}."
+            )
+        return engine
+    if return_last_state and torch.is_grad_enabled():
+        return "torch"  # the one that gives the last state a gradient
+    choice = next(name for name, reason in status.items() if not reason)
+    if (choice, u.device.type) not in _logged_choices:
+        _logged_choices.add((choice, u.device.type))
+        passed_over = [f"{k}: {v}" for k, v in status.items() if v]
+        logger.info(
+            "Selective scan on %s: engine '%s'%s",
+            u.device.type,
+            choice,
+            f" ({'; '.join(passed_over)})" if passed_over else "",
         )
-    return engine
+    return choice
 
 
 def _scan_in_full_precision(inputs, delta_softplus):
@@ -189,10 +203,10 @@ def _check_shapes(u, delta, A, B, C, D, z, delta_bias):
     if A.is_complex() or B.is_complex() or C.is_complex():
         raise ValueError("selective_scan: A, B and C must be real.")
     batch, channels, length = u.shape
-    if length == 0 or A.dim() != 2 or A.shape[0] != channels:
+    if u.numel() == 0 or A.dim() != 2 or A.shape[0] != channels:
         raise ValueError(
-            f"selective_scan: A must be ({channels}, state) and the length "
-            f"not 0, got A {tuple(A.shape)} and u {tuple(u.shape)}."
+            f"selective_scan: A must be ({channels}, state), and batch and "
+            f"length not 0, got A {tuple(A.shape)} and u {tuple(u.shape)}."
         )
     state = A.shape[1]
     expected = {

@@ -10,6 +10,8 @@ from math import lcm
 
 import torch
 
+_MAX_STATE = 256
+
 
 @functools.lru_cache(maxsize=1)
 def why_not():
@@ -40,6 +42,36 @@ def why_not():
         return (
             f"mamba-ssm's kernel does not run ({error!r}); install it with "
             "pip install 'ascmamba[cuda]' --no-build-isolation"
+        )
+    return None
+
+
+def misfit(u, A):
+    """Says why the kernel cannot take inputs, wherever they are.
+
+    Arguments
+    ---------
+    u : torch.Tensor
+        Input (batch, channels, length).
+    A : torch.Tensor
+        Decay rates (channels, state).
+
+    Returns
+    -------
+    str or None
+        The reason with its remedy, None if it takes them.
+
+    Example
+    -------
+    >>> misfit(torch.rand(1, 4, 7), torch.rand(4, 3)) is None
+    True
+    """
+    if u.dtype == torch.float64:
+        return "its kernel knows no float64; use engine='torch'"
+    if A.shape[1] > _MAX_STATE:
+        return (
+            f"its kernel takes up to {_MAX_STATE} states, not {A.shape[1]}; "
+            "use engine='torch'"
         )
     return None
 

@@ -9,9 +9,10 @@ The same command again resumes an interrupted training.
 """
 
 import sys
+from pathlib import Path
 
 import speechbrain as sb
-from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
@@ -20,20 +21,30 @@ from speechbrain.utils.train_logger import TensorboardLogger
 from ascmamba_modules.manifest import (
     ManifestError,
     make_dataset,
-    read_manifest,
-    training_rows,
+    read_training_rows,
 )
-from ascmamba_modules.model_folder import FOLDER, start_from, write_model_folder
+from ascmamba_modules.model_folder import (
+    FOLDER,
+    changed_settings,
+    start_from,
+    write_model_folder,
+)
 
 logger = get_logger(__name__)
 
 
 def load_hparams(hparams_file, overrides):
     """Loads the YAML file and drops what the chosen variant does not use."""
+    # A setting of the wrong type or value fails in whatever takes it.
+    wrong = (
+        *(OSError, KeyError, ValueError, TypeError, AssertionError),
+        YAMLError,
+    )
     try:
         with open(hparams_file, encoding="utf-8") as file:
             hparams = load_hyperpyyaml(file, overrides)
-    except (OSError, KeyError, ValueError, YAMLError) as error:
+        check_scene_labels(hparams["scene_labels"])
+    except wrong as error:
         sys.exit(f"{hparams_file}: {error}")
     if not hparams.get("use_context", False):
         hparams["modules"].pop("context_encoder", None)
@@ -42,15 +53,56 @@ def load_hparams(hparams_file, overrides):
     return hparams
 
 
+def check_scene_labels(labels):
+    """Raises a ValueError unless labels are a list of different names."""
+    names = isinstance(labels, list) and all(isinstance(x, str) for x in labels)
+    if not names or len(set(labels)) != len(labels) or not labels:
+        raise ValueError(
+            f"scene_labels must be a list of different names, got {labels}; "
+            "quote names that are numbers or words of YAML: "
+            "--scene_labels \"['1', 'yes']\""
+        )
+
+
 def load_rows(hparams):
     """Reads and checks the manifest; exits with all its problems in one
     message."""
-    path = hparams["manifest"]
     try:
-        table = read_manifest(path)
-        return training_rows(table, path, hparams["scene_labels"])
+        return read_training_rows(hparams["manifest"], hparams["scene_labels"])
     except ManifestError as error:
         sys.exit(f"{error}")
+
+
+def check_resuming(hparams, hparams_file, overrides):
+    """Exits if the output folder holds a training with other settings."""
+    resolved = Path(hparams["output_folder"], "hyperparams.yaml")
+    if hparams["checkpointer"].find_checkpoint() is None:
+        return
+    with open(hparams_file, encoding="utf-8") as file:
+        new = resolve_references(file, overrides).read()
+    changed = changed_settings(resolved.read_text("utf-8"), new)
+    if changed:
+        sys.exit(
+            f"{hparams['output_folder']} holds a training with another "
+            f"{', '.join(changed)}: choose another --output_folder, or the "
+            "settings of that training to go on with it."
+        )
+
+
+def start(hparams):
+    """Takes over an earlier stage's model, at the beginning of a training."""
+    folder = hparams["pretrained_folder"]
+    if not folder:
+        return
+    hparams["normalize"].update_until_epoch = 0  # its statistics stay
+    if hparams["checkpointer"].find_checkpoint():
+        logger.info("Resuming: the weights of %s are not loaded again", folder)
+        return
+    resolved = Path(hparams["output_folder"], "hyperparams.yaml")
+    try:
+        start_from(folder, hparams, resolved)
+    except (OSError, ValueError) as error:
+        sys.exit(f"pretrained_folder: {error}")
 
 
 def make_datasets(hparams, rows):
@@ -90,6 +142,8 @@ def main(arguments):
     hparams = load_hparams(hparams_file, overrides)
     rows = load_rows(hparams)
 
+    check_resuming(hparams, hparams_file, overrides)
+
     sb.utils.distributed.ddp_init_group(run_opts)
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
@@ -97,8 +151,7 @@ def main(arguments):
         overrides=overrides,
     )
     datasets = make_datasets(hparams, rows)
-    if hparams["pretrained_folder"]:
-        start_from(hparams["pretrained_folder"], hparams)
+    start(hparams)
     if hparams["tensorboard"]:
         hparams["train_loggers"].append(
             TensorboardLogger(hparams["output_folder"] + "/tensorboard")
@@ -119,7 +172,10 @@ def main(arguments):
         train_loader_kwargs=dict(hparams["train_dataloader_opts"]),
         valid_loader_kwargs=dict(hparams["test_dataloader_opts"]),
     )
-    brain.load_best()
+    try:
+        brain.load_best()
+    except FileNotFoundError as error:
+        sys.exit(f"{error}")
     run_on_main(
         write_model_folder,
         args=[

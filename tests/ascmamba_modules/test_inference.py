@@ -215,3 +215,20 @@ def test_bad_input_is_named(classifier, tmp_path):
         classifier.classify_batch(torch.randn(2, RATE), location=["a"] * 3)
     with pytest.raises(ValueError, match="batch, samples"):
         classifier.classify_batch(torch.randn(1, 2, RATE))
+
+
+@pytest.mark.parametrize(
+    "lengths", [torch.tensor([1.0]), [44100, 22050], [1.0, 0.0], [[1.0, 1.0]]]
+)
+def test_lengths_that_are_not_relative_are_refused(classifier, lengths):
+    with pytest.raises(ValueError, match="2 relative lengths"):
+        classifier.classify_batch(torch.randn(2, RATE), lengths)
+
+
+def test_mistyped_name_in_a_folder_that_exists_is_not_fetched(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="results/modle"):
+        SceneClassifier.from_hparams(source="results/modle")

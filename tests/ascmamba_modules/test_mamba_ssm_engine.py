@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from ascmamba_modules.selective_scan import engine_status, selective_scan
-from ascmamba_modules.selective_scan.mamba_ssm_engine import fit_to_kernel
+from ascmamba_modules.selective_scan import selective_scan
+from ascmamba_modules.selective_scan.mamba_ssm_engine import (
+    fit_to_kernel,
+    misfit,
+)
 
 CHANNELS, STATE, LENGTH = 12, 3, 5
 SHAPES = {
@@ -39,6 +42,8 @@ def test_inputs_meet_the_kernels_demands_and_mean_the_same(
     torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_float64_is_not_for_the_kernel():
-    status = engine_status("cuda", torch.float64)
-    assert "float64" in status["mamba_ssm"] and status["torch"] is None
+def test_what_the_kernel_cannot_take_is_named():
+    u, A = torch.rand(1, 4, 7), torch.rand(4, 256)
+    assert misfit(u, A) is None
+    assert "float64" in misfit(u.double(), A)
+    assert "not 257" in misfit(u, torch.rand(4, 257))

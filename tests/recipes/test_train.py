@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 from make_demo_corpora import SCENES, make_demo_set
 
@@ -45,7 +46,11 @@ FAST = {
 def clips(tmp_path_factory):
     """Sixty synthetic clips of half a second, and their manifest."""
     folder = tmp_path_factory.mktemp("clips")
-    make_demo_set(folder, clips_per_scene=6, seconds=0.5)
+    table = make_demo_set(folder, clips_per_scene=6, seconds=0.5)
+    for wav in table["wav"][::4]:  # shorter ones, so that batches are padded
+        samples, rate = soundfile.read(folder / wav)
+        soundfile.write(folder / wav, samples[: len(samples) // 2], rate)
+    write_manifest(table.assign(duration=""), folder / "manifest.csv")
     return folder / "manifest.csv"
 
 
@@ -243,17 +248,50 @@ def test_starts_from_an_earlier_stage(finished, clips, tmp_path, same_classes):
     changes = {k for k in before if not torch.equal(before[k], after[k])}
     head = {"classifier.weight", "classifier.bias"}
     assert changes == (set() if same_classes else head)
+    before = torch.load(finished / "model" / "normalize.ckpt")
+    after = torch.load(output / "model" / "normalize.ckpt")
+    for name in ("count", "glob_mean", "glob_std"):
+        assert torch.equal(*map(torch.as_tensor, (before[name], after[name])))
 
 
-def test_earlier_stage_of_another_size_is_refused(finished, clips, tmp_path):
-    options = {"pretrained_folder": finished, "channels": 8}
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"channels": 8}, "does not fit"),
+        ({"hop_length": 10}, "takes other features"),
+        ({"pretrained_folder": "nowhere"}, "No finished model in nowhere"),
+    ],
+)
+def test_unfit_earlier_stage_is_refused(
+    finished, clips, tmp_path, options, message
+):
+    options = {"pretrained_folder": finished, **options}
     log = run(command(MAMBA, clips, tmp_path, **options), expect=1)
-    assert "does not fit" in log and "same model settings" in log
+    assert message in log and "Traceback" not in log
 
 
 def test_early_stopping(clips, tmp_path):
-    run(command(MAMBA, clips, tmp_path, number_of_epochs=9, patience=0))
-    assert epochs(tmp_path) == [1]
+    # Without a learning rate the score stays where it is.
+    options = {"number_of_epochs": 9, "patience": 2, "lr": 0, "lr_final": 0}
+    run(command(MAMBA, clips, tmp_path, **options))
+    assert epochs(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"scene_labels": list(SCENES)[::-1]}, "another scene_labels"),
+        ({"channels": 8}, "another model"),
+        ({"n_fft": 4096}, "another features"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused(
+    finished, clips, options, message
+):
+    settings = (finished / "hyperparams.yaml").read_text()
+    log = run(command(MAMBA, clips, finished, **options), expect=1)
+    assert message in log and "Traceback" not in log
+    assert (finished / "hyperparams.yaml").read_text() == settings
 
 
 @pytest.mark.parametrize(
@@ -264,13 +302,18 @@ def test_early_stopping(clips, tmp_path):
         (["hparams/finetune.yaml", "--manifset", "no.csv"], "manifset"),
         (["hparams/finetune.yaml", "--lr", "1", "--lr", "2"], "duplicate key"),
         (["hparams/nothing.yaml"], "No such file"),
+        (["hparams/finetune.yaml", "--scene_labels", "[1, a]"], "scene_labels"),
+        (["hparams/finetune.yaml", "--n_blocks", "many"], "ASCMamba"),
+        (["hparams/finetune.yaml", "--scan_engine", "fast"], "engine 'fast'"),
     ],
 )
 def test_wrong_command_lines_end_in_one_clear_line(
     arguments, message, tmp_path
 ):
-    output = ["--output_folder", str(tmp_path)]
-    log = run(["train.py", *arguments, *output], expect=1)
+    files = ["--output_folder", str(tmp_path)]
+    if "--manifest" not in arguments and len(arguments) > 1:
+        files += ["--manifest", "some.csv"]
+    log = run(["train.py", *arguments, *files], expect=1)
     assert message in log and "Traceback" not in log
 
 
@@ -285,3 +328,9 @@ def test_wrong_manifest_is_refused_before_training(clips, tmp_path):
     assert re.search(r"line 3 \(ID bus_001\): .*gone.wav: file not found", log)
     assert "Traceback" not in log
     assert not (tmp_path / "output" / "log.txt").exists()
+
+
+def test_testing_what_was_never_trained_is_refused(clips, tmp_path):
+    arguments = command(MAMBA, clips, tmp_path)
+    log = run([*arguments, "--test_only"], expect=1)
+    assert "No checkpoint in" in log and "Traceback" not in log
