@@ -2,7 +2,8 @@
 
 torch and torchaudio are pinned together: torchaudio ended at 2.11.0 and does
 not import beside a newer torch.  mamba-ssm is optional, because its CUDA
-kernel has to be compiled (or downloaded) for the machine at hand.
+kernel has to be compiled (or downloaded) for the machine at hand; releases
+after 2.3.2 no longer build the kernel of Mamba-1 by default.
 """
 
 from pathlib import Path
@@ -40,7 +41,7 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={
-        "cuda": ["mamba-ssm>=2.2.4", "causal-conv1d>=1.4"],
+        "cuda": ["mamba-ssm>=2.2.4,<=2.3.2.post1", "causal-conv1d>=1.4"],
         "tensorboard": ["tensorboard"],
         "test": TEST,
         "bench": ["librosa", "mambapy"],
