@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains a scene classifier: stages 1, 2, 2b and 4 of the recipe.
+"""Trains a scene classifier: one stage of the recipe.
 
     python train.py hparams/finetune.yaml --manifest path/to/manifest.csv
 
@@ -141,7 +141,6 @@ def main(arguments):
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     hparams = load_hparams(hparams_file, overrides)
     rows = load_rows(hparams)
-
     check_resuming(hparams, hparams_file, overrides)
 
     sb.utils.distributed.ddp_init_group(run_opts)
