@@ -12,7 +12,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from ascmamba_modules.manifest import write_csv
+from ascmamba_modules.files import replacing, write_csv
 
 
 def macro_accuracy(targets, predictions):
@@ -176,6 +176,5 @@ def _plot_confusion(matrix, classes):
 
 
 def _save(figure, path):
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    figure.savefig(temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary)

@@ -7,7 +7,7 @@ import torch
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.fetching import FetchFrom, FetchSource, LocalStrategy
 
-from ascmamba_modules.manifest import audio_problem, load_audio
+from ascmamba_modules.audio_files import audio_problem, load_audio
 
 
 class SceneClassifier(Pretrained):

@@ -5,20 +5,16 @@ before any training, and reported in one message.
 """
 
 import csv
-import os
 import shlex
-import struct
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import soundfile
-from speechbrain.dataio import audio_io
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_pipeline import provides, takes
 
+from ascmamba_modules.audio_files import audio_problems, load_audio
 from ascmamba_modules.context import time_text
+from ascmamba_modules.files import write_csv
 
 COLUMNS = (
     "ID",
@@ -34,9 +30,6 @@ COLUMNS = (
 )
 TRAINING_SPLITS = ("train", "valid", "test")
 _SHOWN_PROBLEMS = 20
-# A stated duration may be rounded; a file shorter by more is truncated.
-_DURATION_TOLERANCE = 0.1  # seconds
-_OGG_PAGE_BYTES = 65307  # at most, RFC 3533
 
 
 class ManifestError(ValueError):
@@ -123,7 +116,7 @@ def read_training_rows(path, scene_labels):
     labelled = table[table["scene_label"] != ""]
     labelled = labelled[labelled["split"].isin(TRAINING_SPLITS)]
     problems += _class_problems(table, labelled, scene_labels)
-    problems += audio_problems(labelled[labelled["wav"] != ""])
+    problems += _file_problems(labelled[labelled["wav"] != ""])
     if problems:
         raise ManifestError(path, problems)
     return {
@@ -226,119 +219,13 @@ def _class_problems(table, labelled, scene_labels):
     ]
 
 
-def audio_problems(table):
-    """Checks the audio files of a table, without decoding them whole.
-
-    Arguments
-    ---------
-    table : pandas.DataFrame
-        From :func:`read_manifest`.
-
-    Returns
-    -------
-    list
-        One text for each file that cannot be used.
-    """
-    with ThreadPoolExecutor() as pool:
-        found = pool.map(audio_problem, table["wav"], table["duration"])
-        return [
-            f"{_row(row)}: {row.wav}: {problem}"
-            for row, problem in zip(table.itertuples(), found)
-            if problem
-        ]
-
-
-def audio_problem(path, duration=None):
-    """Says what is wrong with an audio file.
-
-    That a file is truncated is seen in WAVE, FLAC and Ogg files, in others
-    only by their stated duration.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-    duration : float, optional
-        Its stated duration in seconds; None or NaN if unknown.
-
-    Returns
-    -------
-    str or None
-        The problem with its remedy, None if there is none.
-
-    Example
-    -------
-    >>> audio_problem("no_such_file.wav")
-    'file not found'
-    """
-    if not os.path.exists(path):
-        return "file not found"
-    if not os.path.isfile(path):
-        return "not a file"
-    if os.path.getsize(path) == 0:
-        return "empty file (0 bytes); fetch it again"
-    try:
-        with soundfile.SoundFile(path) as audio:
-            frames, rate = audio.frames, audio.samplerate
-            audio.seek(max(0, frames - 1))
-            ends_early = frames > 0 and len(audio.read(1)) == 0
-            if audio.subtype in ("FLOAT", "DOUBLE"):  # others hold no NaN
-                audio.seek(0)
-                blocks = audio.blocks(2**16, dtype="float32")
-                if not all(np.isfinite(block).all() for block in blocks):
-                    return "holds NaN or infinite samples; fetch it again"
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        return f"not an audio file that can be read ({error})"
-    if ends_early or _is_cut_short(path):
-        return "truncated: shorter than its header says; fetch it again"
-    if frames == 0:
-        return "no samples in the file; fetch it again"
-    if pd.notna(duration):
-        seconds = frames / rate
-        if seconds < duration - _DURATION_TOLERANCE:
-            return (
-                f"truncated: {seconds:.2f} s of the {duration:.2f} s that "
-                "the manifest states; fetch it again or correct 'duration'"
-            )
-    return None
-
-
-def _is_cut_short(path):
-    """Whether a WAVE or Ogg file ends before it says it does.
-
-    libsndfile reads either without a word, as a shorter file.
-    """
-    with open(path, "rb") as file:
-        start = file.read(12)
-        if start[:4] == b"RIFF" and start[8:] == b"WAVE":
-            return _wave_is_cut_short(file)
-        if start[:4] == b"OggS":
-            return _ogg_is_cut_short(file)
-    return False
-
-
-def _wave_is_cut_short(file):
-    """Compares the size in the data chunk's header with what follows it."""
-    while len(header := file.read(8)) == 8:
-        name, size = struct.unpack("<4sI", header)
-        if name == b"data":
-            # Programs that write into a pipe leave the maximum as size.
-            end = file.tell() + size
-            return size < 0x7FFFFF00 and end > file.seek(0, os.SEEK_END)
-        file.seek(size + size % 2, os.SEEK_CUR)
-    return False
-
-
-def _ogg_is_cut_short(file):
-    """Looks for a complete last page that is marked as the stream's end."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - 2 * _OGG_PAGE_BYTES))
-    tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]
-    if len(page) < 27 or not page[5] & 4:
-        return True
-    segments = page[26]
-    return len(page) < 27 + segments + sum(page[27 : 27 + segments])
+def _file_problems(table):
+    found = audio_problems(table["wav"], table["duration"])
+    return [
+        f"{_row(row)}: {row.wav}: {problem}"
+        for row, problem in zip(table.itertuples(), found)
+        if problem
+    ]
 
 
 def write_manifest(table, path):
@@ -352,44 +239,6 @@ def write_manifest(table, path):
         CSV file to write.
     """
     write_csv(table[list(COLUMNS)], path)
-
-
-def write_csv(table, path, index=False):
-    """Writes a table as CSV beside ``path``, then renames it into place.
-
-    Arguments
-    ---------
-    table : pandas.DataFrame
-        The table.
-    path : str or Path
-        CSV file to write; its folder is made if need be.
-    index : bool
-        Whether to write the index as the first column.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    table.to_csv(temporary, index=index)
-    temporary.replace(path)
-
-
-def load_audio(path, audio_normalizer):
-    """Reads a file of any rate and channel count as one channel.
-
-    Arguments
-    ---------
-    path : str or Path
-        Audio file.
-    audio_normalizer : speechbrain.dataio.preprocess.AudioNormalizer
-        Resamples and averages the channels.
-
-    Returns
-    -------
-    torch.Tensor
-        Waveform (samples).
-    """
-    waveform, rate = audio_io.load(str(path), channels_first=False)
-    return audio_normalizer(waveform, rate)
 
 
 def make_dataset(table, audio_normalizer, label_encoder, tokenizer=None):
