@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import hypothesis
+import pandas as pd
 import pytest
 import speechbrain  # registers the modules that the loop below goes through
 import torch
@@ -87,6 +88,22 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"no recordings in {folder}; set ASC_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cas(shared_data):
+    """The challenge's true metadata as a manifest."""
+    parts = []
+    for part, split in (("dev", "train"), ("eval", "evaluation")):
+        path = f"cas_metadata/APSIPA2025_GC_ASC_{part}_metadata.csv"
+        if not (shared_data / path).is_file():
+            pytest.skip(f"no {path} in {shared_data}")
+        rows = pd.read_csv(
+            shared_data / path, encoding="utf-8-sig", keep_default_na=False
+        )
+        parts.append(rows.assign(split=split, session=""))
+    rows = pd.concat(parts, ignore_index=True)
+    return rows.rename(columns={"filename": "ID"})
 
 
 @pytest.fixture(scope="session")
