@@ -31,9 +31,7 @@ class SceneBrain(Brain):
     def compute_forward(self, batch, stage):
         """Runs from waveforms to the model's output."""
         batch = batch.to(self.device)
-        wavs, wav_lengths = batch.sig
-        features = self.modules.features(wavs, wav_lengths)
-        lengths = self.modules.features.frame_lengths(wavs, wav_lengths)
+        features, lengths = self.compute_features(batch)
         features = self.modules.normalize(
             features, lengths, epoch=self.hparams.epoch_counter.current
         )
@@ -50,6 +48,14 @@ class SceneBrain(Brain):
             if stage == Stage.TRAIN:
                 context = blend(context, *self.pairs)
         return self.modules.model(features, context, lengths)
+
+    def compute_features(self, batch):
+        """Features and relative lengths, from the cache or the waveforms."""
+        if hasattr(batch, "feats"):
+            return batch.feats
+        wavs, wav_lengths = batch.sig
+        features = self.modules.features(wavs, wav_lengths)
+        return features, self.modules.features.frame_lengths(wavs, wav_lengths)
 
     def compute_objectives(self, predictions, batch, stage):
         """Cross-entropy; outside training also keeps the posteriors."""

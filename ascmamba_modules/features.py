@@ -56,6 +56,16 @@ class LogMel(nn.Module):
         top_db=80.0,
     ):
         super().__init__()
+        self.settings = {
+            "sample_rate": sample_rate,
+            "n_fft": n_fft,
+            "win_length": win_length,
+            "hop_length": hop_length,
+            "n_mels": n_mels,
+            "f_min": f_min,
+            "f_max": f_max,
+            "top_db": top_db,
+        }
         self.sample_rate = sample_rate
         self.hop_samples = round(sample_rate * hop_length / 1000)
         self.n_mels = n_mels

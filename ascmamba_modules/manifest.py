@@ -241,7 +241,14 @@ def write_manifest(table, path):
     write_csv(table[list(COLUMNS)], path)
 
 
-def make_dataset(table, audio_normalizer, label_encoder, tokenizer=None):
+def make_dataset(
+    table,
+    audio_normalizer,
+    label_encoder,
+    tokenizer=None,
+    clip_length=None,
+    feature_cache=None,
+):
     """Makes a SpeechBrain dataset of a table's rows.
 
     Arguments
@@ -255,18 +262,27 @@ def make_dataset(table, audio_normalizer, label_encoder, tokenizer=None):
     tokenizer : ascmamba_modules.context.ContextTokenizer, optional
         Turns location and record_time into tokens; None for models that take
         no place and time.
+    clip_length : float, optional
+        Fixed length of the clips in seconds; None keeps their own.
+    feature_cache : ascmamba_modules.feature_cache.FeatureCache, optional
+        Gives the features of every clip in place of its waveform.
 
     Returns
     -------
     speechbrain.dataio.dataset.DynamicItemDataset
-        Items with id, sig, label and, given a tokenizer, location_tokens and
-        time_tokens.
+        Items with id, sig (or, given a cache, feats), label and, given a
+        tokenizer, location_tokens and time_tokens.
     """
 
     @takes("wav")
     @provides("sig")
     def audio_pipeline(wav):
-        return load_audio(wav, audio_normalizer)
+        return load_audio(wav, audio_normalizer, clip_length)
+
+    @takes("wav")
+    @provides("feats")
+    def feature_pipeline(wav):
+        return feature_cache.load(wav)
 
     @takes("scene_label")
     @provides("label")
@@ -279,8 +295,8 @@ def make_dataset(table, audio_normalizer, label_encoder, tokenizer=None):
         yield tokenizer.encode_location(location)
         yield tokenizer.encode_time(record_time)
 
-    pipelines = [audio_pipeline, label_pipeline]
-    keys = ["id", "sig", "label"]
+    pipelines = [audio_pipeline, feature_pipeline, label_pipeline]
+    keys = ["id", "feats" if feature_cache else "sig", "label"]
     if tokenizer is not None:
         pipelines.append(context_pipeline)
         keys += ["location_tokens", "time_tokens"]

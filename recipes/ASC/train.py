@@ -18,6 +18,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TensorboardLogger
 
+from ascmamba_modules.feature_cache import FeatureCache
 from ascmamba_modules.manifest import (
     ManifestError,
     make_dataset,
@@ -44,6 +45,7 @@ def load_hparams(hparams_file, overrides):
         with open(hparams_file, encoding="utf-8") as file:
             hparams = load_hyperpyyaml(file, overrides)
         check_scene_labels(hparams["scene_labels"])
+        hparams["cache"] = make_cache(hparams)
     except wrong as error:
         sys.exit(f"{hparams_file}: {error}")
     if not hparams.get("use_context", False):
@@ -62,6 +64,24 @@ def check_scene_labels(labels):
             "quote names that are numbers or words of YAML: "
             "--scene_labels \"['1', 'yes']\""
         )
+
+
+def make_cache(hparams):
+    """Makes the cache of features, None if they are not to be kept."""
+    seconds = hparams["clip_length"]
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise ValueError(
+            f"clip_length must be a number of seconds or null, got {seconds}"
+        )
+    if not hparams["feature_cache"]:
+        return None
+    return FeatureCache(
+        hparams["feature_cache"],
+        hparams["features"],
+        hparams["audio_normalizer"],
+        hparams["clip_length"],
+        hparams["cache_dtype"],
+    )
 
 
 def load_rows(hparams):
@@ -107,6 +127,9 @@ def start(hparams):
 
 def make_datasets(hparams, rows):
     """Makes the dataset of each split that has rows."""
+    if hparams["cache"]:
+        wavs = [wav for table in rows.values() for wav in table["wav"]]
+        run_on_main(hparams["cache"].build, args=[wavs, hparams["num_workers"]])
     hparams["label_encoder"].update_from_iterable(hparams["scene_labels"])
     hparams["label_encoder"].expect_len(hparams["n_classes"])
     tokenizer = None
@@ -119,6 +142,8 @@ def make_datasets(hparams, rows):
             hparams["audio_normalizer"],
             hparams["label_encoder"],
             tokenizer,
+            hparams["clip_length"],
+            hparams["cache"],
         )
         for split, table in rows.items()
         if len(table)

@@ -196,6 +196,33 @@ def test_without_place_and_time(clips, tmp_path):
     check_finished(tmp_path, clips)
 
 
+def test_feature_cache_changes_nothing_but_the_time(finished, clips, tmp_path):
+    options = {
+        "feature_cache": tmp_path / "cache",
+        "cache_dtype": "float32",
+        "number_of_epochs": 2,
+    }
+    log = run(command(MAMBA, clips, tmp_path / "first", **options))
+    assert "60 clips computed" in log
+    log = run(command(MAMBA, clips, tmp_path / "second", **options))
+    assert "0 clips computed in 0.0 s, 60 were there" in log
+    tables = [
+        pd.read_csv(output / "test" / "predictions.csv", index_col=0)
+        for output in (finished, tmp_path / "first", tmp_path / "second")
+    ]
+    for table in tables[1:]:
+        pd.testing.assert_frame_equal(table, tables[0], atol=1e-3)
+    check_finished(tmp_path / "second", clips)
+
+
+def test_fixed_length(clips, tmp_path):
+    options = {"clip_length": 0.3, "feature_cache": tmp_path / "cache"}
+    run(command(MAMBA, clips, tmp_path / "out", **options))
+    (folder,) = (tmp_path / "cache").iterdir()
+    index = pd.read_csv(folder / "index.csv")
+    assert (index["frames"] == 15).all()
+
+
 def changed(clips, folder, **columns):
     """A manifest with other columns, in another folder."""
     table = pd.read_csv(clips, keep_default_na=False)
@@ -305,6 +332,12 @@ def test_resuming_with_other_settings_is_refused(
         (["hparams/finetune.yaml", "--scene_labels", "[1, a]"], "scene_labels"),
         (["hparams/finetune.yaml", "--n_blocks", "many"], "ASCMamba"),
         (["hparams/finetune.yaml", "--scan_engine", "fast"], "engine 'fast'"),
+        (["hparams/finetune.yaml", "--clip_length", "0"], "clip_length"),
+        (
+            ["hparams/finetune.yaml", "--feature_cache", "x"]
+            + ["--cache_dtype", "int8"],
+            "float16 or float32",
+        ),
     ],
 )
 def test_wrong_command_lines_end_in_one_clear_line(
