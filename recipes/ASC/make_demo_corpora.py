@@ -1,150 +1,260 @@
 #!/usr/bin/env python3
-"""Synthesises a small labelled set, to try the recipe without a download.
+"""Makes a small synthetic world: TAU, CochlScene and CAS as if downloaded.
 
-    python make_demo_corpora.py demo --clips 24
+    python make_demo_corpora.py demo/world
 
-Each of the ten CAS scenes is a random mixture: a background of coloured noise
-whose loudness wanders, machine hums, and events (footfalls, birds, clatter)
-that come at random.  Every clip draws its own values, so that no two are
-alike, and each scene has its cities and hours.  It shows that everything
-works; scores on it say nothing about real recordings.
+The files lie, and are named and listed, exactly as in the three downloads, so
+that the preparation scripts run on them unchanged.  What is recorded where and
+when is in ``demo_world.py``, what it sounds like in ``demo_scenes.py``.  Only
+``truth.csv`` has no counterpart: the scenes of all CAS clips, to score
+pseudo-labels by.  Scores on this world say nothing about real recordings.
 """
 
 import argparse
+import json
+import shutil
 import sys
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import soundfile
-from scipy.signal import butter, lfilter, sosfilt
+from demo_scenes import synthesise
+from demo_world import CAS_SCENES, cas_table, cochlscene_table, tau_table
 
 from ascmamba_modules.manifest import write_manifest
 
-RATE = 44100  # Hz
+TAU = "TAU-urban-acoustic-scenes-2020-mobile-development"
+COCHLSCENE = "CochlScene"
+CAS = ("ICME2024_GC_ASC_dev", "ICME2024_GC_ASC_eval")
+METADATA = "metadata"
+TRUTH = "truth.csv"
+SETTINGS = "demo_world.json"
+_CORPORA = (TAU, COCHLSCENE, *CAS, METADATA)
+_LEAST = {"tau_clips": 4, "cochlscene_clips": 3, "cas_clips": 15}
 
 
-@dataclass(frozen=True)
-class Scene:
-    """What a scene sounds like, and where and when it is recorded."""
-
-    slope: float  # of the background's spectrum, dB per octave
-    wander: float  # of the background's loudness, Hz
-    hum: float  # fundamental of machines, Hz; 0 for none
-    events: str  # kind of event
-    rate: float  # events a second
-    cities: tuple
-    hours: tuple
-
-
-SCENES = {
-    "Bus": Scene(-7, 0.5, 45, "rattle", 3, ("Xi'an", "Hefei"), (8, 18)),
-    "Airport": Scene(-4, 0.2, 0, "voice", 2, ("Shanghai",), (9, 21)),
-    "Metro": Scene(-5, 1.0, 110, "rattle", 1, ("Shanghai",), (7, 19)),
-    "Restaurant": Scene(-3, 2.0, 0, "clink", 3, ("Jinan",), (12, 19)),
-    "Shopping mall": Scene(-3, 0.5, 0, "voice", 5, ("Hefei",), (14, 20)),
-    "Public square": Scene(-4, 0.5, 0, "step", 3, ("Xi'an",), (16, 20)),
-    "Urban park": Scene(-2, 0.2, 0, "bird", 3, ("Luoyang",), (7, 10)),
-    "Traffic street": Scene(-6, 0.3, 70, "pass", 0.4, ("Xi'an",), (8, 18)),
-    "Construction site": Scene(-3, 0.3, 25, "blow", 4, ("Jinan",), (9, 16)),
-    "Bar": Scene(-6, 2.0, 0, "beat", 2, ("Chongqing",), (20, 23)),
-}
-# Length in seconds, band in Hz, and decay (share of the length) of each kind.
-_EVENTS = {
-    "rattle": (0.10, (600, 3000), 0.3),
-    "voice": (0.40, (200, 3000), 0.6),
-    "clink": (0.15, (3000, 9000), 0.2),
-    "step": (0.08, (80, 900), 0.3),
-    "pass": (2.50, (80, 1500), 1.0),
-    "blow": (0.12, (150, 6000), 0.2),
-    "beat": (0.20, (40, 160), 0.3),
-}
-
-
-def synthesise(scene, seconds, rng):
-    """Draws one clip of a scene.
+def make_demo_corpora(
+    folder,
+    tau_clips=12,
+    cochlscene_clips=9,
+    cas_clips=36,
+    seconds=4.0,
+    seed=0,
+    workers=None,
+):
+    """Writes the three corpora, unless they are there.
 
     Arguments
     ---------
-    scene : Scene
-        What to draw.
+    folder : str or pathlib.Path
+        Where to write: a new or empty folder, or an earlier demo world.  One
+        that was not finished is made anew.
+    tau_clips, cochlscene_clips : int
+        Files of each of the 10 and 13 classes, at least 4 and 3.
+    cas_clips : int
+        Development clips of each of the 10 classes, at least 15; evaluation
+        has an eighth of that.
     seconds : float
-        Length of the clip.
-    rng : numpy.random.Generator
-        Source of all chance.
+        Length of a clip, 0.1 to 60.
+    seed : int
+        The same seed gives the same files, whatever ``workers`` is.
+    workers : int, optional
+        Processes; None for one a core.
 
     Returns
     -------
-    numpy.ndarray
-        Waveform (samples) at 44.1 kHz, within -1 and 1.
+    pandas.DataFrame
+        A row for each corpus: clips, sessions (places in TAU, recordings in
+        CochlScene) and cities (users in CochlScene).
+
+    Raises
+    ------
+    ValueError
+        For sizes out of range, and a folder that holds something else.
     """
-    n = int(seconds * RATE)
-    clip = _background(scene, n, rng)
-    if scene.hum:
-        clip += _hum(scene.hum * rng.uniform(0.85, 1.15), n, rng)
-    for _ in range(rng.poisson(scene.rate * seconds)):
-        event = _event(scene.events, rng)
-        start = rng.integers(-len(event) // 2, n)
-        event = event[max(0, -start) :][: n - max(0, start)]
-        clip[max(0, start) :][: len(event)] += event
-    level = 10 ** (rng.uniform(-30, -18) / 20)  # RMS, dB of full scale
-    return np.clip(clip * level / np.sqrt(np.mean(clip**2)), -1, 1)
-
-
-def _background(scene, n, rng):
-    spectrum = np.fft.rfft(rng.standard_normal(n))
-    frequency = np.fft.rfftfreq(n, 1 / RATE)
-    octaves = np.log2(np.maximum(frequency, 40) / 1000)
-    slope = scene.slope + rng.normal(0, 0.7)
-    noise = np.fft.irfft(spectrum * 10 ** (slope * octaves / 20), n)
-    noise /= noise.std()
-    # One-pole low-pass noise: loudness wanders by about 3 dB.
-    pole = np.exp(-2 * np.pi * scene.wander / RATE)
-    loudness = lfilter([1], [1, -pole], rng.standard_normal(n))
-    return noise * 10 ** (3 * loudness / (loudness.std() + 1e-9) / 20)
-
-
-def _hum(fundamental, n, rng):
-    time = np.arange(n) / RATE
-    drift = 1 + 0.02 * np.sin(2 * np.pi * rng.uniform(0.1, 0.5) * time)
-    phase = 2 * np.pi * fundamental * np.cumsum(drift) / RATE
-    partials = range(1, 9)
-    return sum(
-        np.sin(k * phase + rng.uniform(0, 6)) * rng.uniform(0.2, 0.8) / k
-        for k in partials
+    folder = Path(folder)
+    settings = {
+        "tau_clips": tau_clips,
+        "cochlscene_clips": cochlscene_clips,
+        "cas_clips": cas_clips,
+        "seconds": seconds,
+        "seed": seed,
+    }
+    _check_sizes(settings, workers)
+    tau = tau_table(tau_clips, seed)
+    cochlscene = cochlscene_table(cochlscene_clips, seed)
+    cas = cas_table(cas_clips, seed)
+    if not _is_finished(folder, settings):
+        _prepare_folder(folder, settings)
+        _write_audio(folder, tau, cochlscene, cas, seconds, seed, workers)
+        _write_tau_lists(folder / TAU, tau)
+        _write_cochlscene_list(folder / COCHLSCENE, cochlscene)
+        _write_cas_lists(folder, cas)
+        _write_settings(folder, settings, finished=True)
+    parts = {
+        "TAU 2020 Mobile": tau,
+        "CochlScene": cochlscene,
+        "CAS development": cas[cas["part"] == "dev"],
+        "CAS evaluation": cas[cas["part"] == "eval"],
+    }
+    return pd.DataFrame(
+        {
+            "clips": {name: len(part) for name, part in parts.items()},
+            "sessions": {k: v["session"].nunique() for k, v in parts.items()},
+            "cities": {k: v["city"].nunique() for k, v in parts.items()},
+        }
     )
 
 
-def _event(kind, rng):
-    loudness = rng.uniform(0.5, 3.0)
-    if kind == "bird":
-        length = int(rng.uniform(0.1, 0.4) * RATE)
-        time = np.arange(length) / RATE
-        sweep = rng.uniform(2500, 6000) + 800 * np.sin(
-            2 * np.pi * rng.uniform(5, 25) * time
+def _check_sizes(settings, workers):
+    for name, least in _LEAST.items():
+        if settings[name] < least:
+            raise ValueError(
+                f"{name} is {settings[name]}, but at least {least} a class "
+                "are needed."
+            )
+    if not 0.1 <= settings["seconds"] <= 60:
+        raise ValueError(
+            f"seconds is {settings['seconds']}, but clips are 0.1 to 60 s."
         )
-        tone = np.sin(2 * np.pi * np.cumsum(sweep) / RATE)
-        return loudness * tone * np.hanning(length)
-    seconds, (low, high), decay = _EVENTS[kind]
-    length = int(seconds * rng.uniform(0.7, 1.4) * RATE)
-    shift = rng.uniform(0.8, 1.25)
-    band = butter(2, (low * shift, high * shift), "band", fs=RATE, output="sos")
-    noise = sosfilt(band, rng.standard_normal(length))
-    noise /= noise.std() + 1e-9
-    if decay == 1.0:
-        return loudness * noise * np.hanning(length)
-    attack = np.minimum(1, np.arange(length) / (0.01 * RATE))
-    return (
-        loudness
-        * noise
-        * attack
-        * np.exp(-np.arange(length) / (decay * length))
+    if settings["seed"] < 0:
+        raise ValueError(f"seed is {settings['seed']}, but must not be < 0.")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}, but at least 1 is needed.")
+
+
+def _is_finished(folder, settings):
+    """Whether this very world is there; raises if something else is."""
+    if not folder.exists():
+        return False
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file, not a folder.")
+    if not any(folder.iterdir()):
+        return False
+    path = folder / SETTINGS
+    if not path.exists():
+        raise ValueError(
+            f"{folder} is not empty and holds no demo world (no {SETTINGS}): "
+            "give a new folder."
+        )
+    try:
+        found = json.loads(path.read_text())
+        finished = found.pop("finished")
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise ValueError(f"{path} cannot be read: remove {folder}.")
+    if finished and found != settings:
+        changed = [
+            f"{name} {found.get(name)} instead of {value}"
+            for name, value in settings.items()
+            if found.get(name) != value
+        ]
+        raise ValueError(
+            f"{folder} holds a demo world of other settings "
+            f"({', '.join(changed)}): give another folder or remove it."
+        )
+    return finished
+
+
+def _prepare_folder(folder, settings):
+    """Removes an unfinished world, and marks this one as unfinished."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_settings(folder, settings, finished=False)
+    for name in _CORPORA:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / TRUTH).unlink(missing_ok=True)
+
+
+def _write_settings(folder, settings, finished):
+    text = json.dumps({**settings, "finished": finished}, indent=4)
+    _write_text(folder / SETTINGS, text + "\n")
+
+
+def _write_audio(folder, tau, cochlscene, cas, seconds, seed, workers):
+    tau = tau.assign(root=TAU, rate=44100, subtype="PCM_24")
+    cochlscene = cochlscene.assign(
+        root=COCHLSCENE, rate=44100, subtype="PCM_16"
     )
+    cas = cas.assign(root="", rate=48000, subtype="PCM_16")
+    clips = pd.concat([tau, cochlscene, cas])
+    paths = [folder / c.root / c.path for c in clips.itertuples()]
+    for parent in {path.parent for path in paths}:
+        parent.mkdir(parents=True, exist_ok=True)
+    columns = ["scene", "city", "session", "clip", "rate", "device", "subtype"]
+    arguments = clips[columns].to_dict("records")
+    write = partial(_write_clip, seconds=seconds, seed=seed)
+    if workers == 1:
+        for path, values in zip(paths, arguments):
+            write(path, values)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        # Goes through the results, so that errors are raised here.
+        for _ in pool.map(write, paths, arguments, chunksize=4):
+            pass
+
+
+def _write_clip(path, values, seconds, seed):
+    subtype = values.pop("subtype")
+    samples = synthesise(**values, seconds=seconds, seed=seed)
+    temporary = path.with_name(f".{path.name}.tmp")
+    soundfile.write(
+        temporary, samples, values["rate"], subtype=subtype, format="WAV"
+    )
+    temporary.replace(path)
+
+
+def _write_tau_lists(root, table):
+    meta = table[["path", "scene_label", "identifier", "source_label", "fold"]]
+    meta = meta.rename(columns={"path": "filename"})
+    meta = meta.sort_values("filename")
+    setup = root / "evaluation_setup"
+    setup.mkdir(exist_ok=True)
+    for fold in ("train", "evaluate"):
+        rows = meta[meta["fold"] == fold][["filename", "scene_label"]]
+        _write_table(setup / f"fold1_{fold}.csv", rows)
+    _write_table(setup / "fold1_test.csv", rows[["filename"]])
+    _write_table(root / "meta.csv", meta.drop(columns="fold"))
+
+
+def _write_cochlscene_list(root, table):
+    rows = table[["path", "number", "split"]]
+    _write_table(root / "Data_info.tsv", rows, header=False)
+
+
+def _write_cas_lists(folder, table):
+    (folder / METADATA).mkdir(exist_ok=True)
+    columns = ["filename", "location", "record_time", "scene_label"]
+    listed = table.assign(
+        scene_label=table["scene_label"].where(table["labelled"], "")
+    )
+    for part in ("dev", "eval"):
+        _write_table(
+            folder / METADATA / f"APSIPA2025_GC_ASC_{part}_metadata.csv",
+            listed[listed["part"] == part][columns],
+            separator=",",
+            encoding="utf-8-sig",
+        )
+    truth = table[["filename", "scene_label"]]
+    _write_table(folder / TRUTH, truth, separator=",")
+
+
+def _write_table(path, table, separator="\t", header=True, encoding="utf-8"):
+    text = table.to_csv(sep=separator, header=header, index=False)
+    _write_text(path, text, encoding)
+
+
+def _write_text(path, text, encoding="utf-8"):
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding)
+    temporary.replace(path)
+
+
+SCENES = tuple(CAS_SCENES)
 
 
 def make_demo_set(folder, clips_per_scene, seconds, seed=0):
-    """Writes the clips and ``manifest.csv``.
+    """Writes some clips of each CAS scene, and ``manifest.csv``.
 
     Arguments
     ---------
@@ -170,58 +280,75 @@ def make_demo_set(folder, clips_per_scene, seconds, seed=0):
         )
     folder = Path(folder)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
     rows = []
-    for label, scene in SCENES.items():
+    for label, (cities, _, hours) in CAS_SCENES.items():
         for number in range(clips_per_scene):
             name = f"{label.lower().replace(' ', '_')}_{number:03d}"
+            city = cities[number // 6 % len(cities)]
+            time = f"2023-05-13 {hours[0] + number % 2:02d}:00:00"
+            session = f"{city} {time}"
+            values = {
+                "scene": label,
+                "city": city,
+                "session": session,
+                "clip": name,
+                "rate": 44100,
+                "device": "recorder",
+                "subtype": "PCM_16",
+            }
             wav = f"audio/{name}.wav"
-            clip = synthesise(scene, seconds, rng)
-            soundfile.write(folder / wav, clip, RATE, subtype="PCM_16")
-            rows.append(_row(name, wav, seconds, label, scene, number, rng))
+            _write_clip(folder / wav, values, seconds, seed)
+            rows.append(
+                {
+                    "ID": name,
+                    "wav": wav,
+                    "duration": seconds,
+                    "scene_label": label,
+                    "location": city,
+                    "record_time": time,
+                    "session": session,
+                    "dataset": "demo",
+                    "split": ("train", "train", "valid", "train", "train",
+                              "test")[number % 6],
+                    "label_source": "synthesis",
+                }
+            )  # fmt: skip
     manifest = pd.DataFrame(rows)
     write_manifest(manifest, folder / "manifest.csv")
     return manifest
-
-
-def _row(name, wav, seconds, label, scene, number, rng):
-    city = rng.choice(scene.cities)
-    moment = (
-        f"2023-{rng.integers(4, 9):02d}-{rng.integers(1, 29):02d} "
-        f"{rng.integers(scene.hours[0], scene.hours[1] + 1):02d}:"
-        f"{rng.integers(0, 60):02d}:00"
-    )
-    return {
-        "ID": name,
-        "wav": wav,
-        "duration": seconds,
-        "scene_label": label,
-        "location": city,
-        "record_time": moment,
-        "session": f"{city} {moment}",
-        "dataset": "demo",
-        "split": ("train", "train", "valid", "train", "train", "test")[
-            number % 6
-        ],
-        "label_source": "synthesis",
-    }
 
 
 def main(arguments):
     """Runs from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", help="where to write")
-    parser.add_argument("--clips", type=int, default=24, help="a scene")
-    parser.add_argument("--seconds", type=float, default=4.0, help="a clip")
+    parser.add_argument(
+        "--tau-clips", type=int, default=12, help="a scene (default 12)"
+    )
+    parser.add_argument(
+        "--cochlscene-clips", type=int, default=9, help="a class (default 9)"
+    )
+    parser.add_argument(
+        "--cas-clips",
+        type=int,
+        default=36,
+        help="for development, a class (default 36)",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="a clip (default 4)"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(arguments)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes (default: one a core)",
+    )
+    options = vars(parser.parse_args(arguments))
     try:
-        manifest = make_demo_set(
-            args.folder, args.clips, args.seconds, args.seed
-        )
-    except (OSError, ValueError) as error:
+        summary = make_demo_corpora(**options)
+    except (OSError, ValueError, soundfile.LibsndfileError) as error:
         sys.exit(f"{error}")
-    print(f"{args.folder}/manifest.csv: {len(manifest)} clips")
+    print(summary.to_string())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,357 @@
+"""What the preparation of every corpus does: find, check, split, report."""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+import pandas as pd
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.logger import get_logger
+
+from ascmamba_modules.audio_files import inspect_audio_files
+from ascmamba_modules.files import write_csv
+from ascmamba_modules.manifest import ManifestError
+
+logger = get_logger(__name__)
+
+UNIFIED_SCENES = Path(__file__).with_name("unified_scenes.yaml")
+# A clip of another length than most by more than this share is reported.
+_USUAL_DURATION = 0.1
+
+
+def find_corpus(folder, name, wanted, instructions):
+    """Finds a corpus in a folder or one level below it.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The corpus as it was unpacked, or the folder that it lies in.
+    name : str
+        Name of the corpus' own folder.
+    wanted : list
+        Files and folders that the corpus' folder holds.
+    instructions : str
+        What to fetch and where to put it.
+
+    Returns
+    -------
+    Path
+        The corpus' own folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is in neither; says what was expected and what was found.
+    """
+    folder = Path(folder).absolute()
+    for place in (folder, folder / name):
+        if all((place / part).exists() for part in wanted):
+            return place
+    place = folder / name if (folder / name).is_dir() else folder
+    found = "there is no such folder"
+    if place.is_dir():
+        names = sorted(path.name for path in place.iterdir())
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        found = f"found {', '.join(names[:8]) or 'nothing'}{more}"
+    raise FileNotFoundError(
+        f"{place}: expected {' and '.join(wanted)}, {found}.\n{instructions}"
+    )
+
+
+def read_table(path, columns, separator=","):
+    """Reads a corpus' own CSV file.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file, UTF-8, with or without a byte-order mark.
+    columns : list
+        The columns that it must have.
+    separator : str
+        What stands between fields.
+
+    Returns
+    -------
+    pandas.DataFrame
+        These columns as stripped texts, and ``line``, the line in the file.
+
+    Raises
+    ------
+    ManifestError
+        If it is not a CSV file with these columns.
+    """
+    try:
+        table = pd.read_csv(
+            path,
+            sep=separator,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            skip_blank_lines=False,
+        )
+    except (OSError, ValueError) as error:  # pandas' errors are ValueErrors
+        raise ManifestError(path, [f"not a CSV file: {error}"])
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise ManifestError(
+            path,
+            [
+                f"missing column '{name}'; the first line is "
+                f"{separator.join(map(str, table.columns))!r}"
+                for name in missing
+            ],
+        )
+    table = table[list(columns)].fillna("").map(str.strip)
+    table["line"] = table.index + 2
+    return table[table[columns[0]] != ""].reset_index(drop=True)
+
+
+def check_no_duplicates(path, table):
+    """Raises a ManifestError if two lines of a CSV file name one file.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    table : pandas.DataFrame
+        From :func:`read_table`, with a column filename.
+    """
+    first = table.drop_duplicates("filename").set_index("filename")["line"]
+    again = table[table.duplicated("filename")]
+    problems = [
+        f"line {row.line}: second row for {row.filename}, first on line "
+        f"{first[row.filename]}"
+        for row in again.itertuples()
+    ]
+    if problems:
+        raise ManifestError(path, problems)
+
+
+def check_output(output):
+    """Raises an OSError, before any work, if a file cannot be written.
+
+    Arguments
+    ---------
+    output : str or Path
+        The file to write.
+    """
+    output = Path(output).absolute()
+    if output.is_dir():
+        raise IsADirectoryError(f"--output {output} is a folder")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(output.parent, os.W_OK):
+        raise PermissionError(f"--output {output}: the folder is read-only")
+
+
+def keep_sound_clips(table, output, max_problems, problems=()):
+    """Checks all audio files and leaves out those that cannot be used.
+
+    Beside the manifest stand ``*_problems.csv``, which names each clip that
+    is left out and each odd one, and ``*_audio.csv``, with which a second
+    run skips what has not changed.
+
+    Arguments
+    ---------
+    table : pandas.DataFrame
+        Manifest rows.
+    output : str or Path
+        The manifest to be.
+    max_problems : float
+        Share of clips that may be left out before this is an error.
+    problems : list
+        Problems found already: dictionaries with ID, wav and problem.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The rows that stay, with their duration in seconds.
+
+    Raises
+    ------
+    ManifestError
+        If more are unusable; the report is written all the same.
+    """
+    output = Path(output)
+    total = len(table) + len(problems)
+    index = output.with_name(f"{output.stem}_audio.csv")
+    report = output.with_name(f"{output.stem}_problems.csv")
+    found = inspect_audio_files(table["wav"], index).set_index(table.index)
+    table = table.assign(
+        duration=found["duration"].round(3), problem=found["problem"]
+    )
+    sound = table["problem"] == ""
+    usual = table.loc[sound, "duration"].median()
+    odd = sound & ((table["duration"] / usual - 1).abs() > _USUAL_DURATION)
+    table.loc[odd, "problem"] = [
+        f"{seconds:.2f} s long, most are {usual:.2f} s"
+        for seconds in table.loc[odd, "duration"]
+    ]
+    table["left_out"] = ~sound
+    found_before = pd.DataFrame(problems, columns=["ID", "wav", "problem"])
+    found_before["left_out"] = True
+    rows = pd.concat([found_before, table[~sound], table[odd]])
+    write_csv(rows[["ID", "wav", "problem", "left_out"]], report)
+
+    bad = rows["left_out"].sum()
+    if bad > max_problems * total:
+        lines = [f"{row.ID}: {row.problem}" for row in rows.itertuples()]
+        raise ManifestError(
+            report,
+            [
+                f"{bad} of {total} clips cannot be used. If the download is "
+                "not complete fetch the rest; to go on without them pass "
+                f"--max-problems {min(1, bad / total + 0.005):.2f}",
+                *lines[:bad],
+            ],
+        )
+    if len(rows):
+        logger.warning(
+            "%d clips left out, %d odd ones kept: %s", bad, odd.sum(), report
+        )
+    kept = found[sound]
+    logger.info(
+        "Rates in Hz %s, channels %s, seconds %.2f to %.2f",
+        *(_counts(kept["rate"]), _counts(kept["channels"])),
+        *(kept["duration"].min(), kept["duration"].max()),
+    )
+    table = table.drop(columns=["problem", "left_out"])
+    return table[sound].reset_index(drop=True)
+
+
+def _counts(values):
+    counts = values.value_counts().to_dict()
+    return ", ".join(f"{value} ({count})" for value, count in counts.items())
+
+
+def unified_scenes():
+    """Reads the classes of the pre-training set.
+
+    Returns
+    -------
+    dict
+        The content of ``unified_scenes.yaml``.
+
+    Example
+    -------
+    >>> unified_scenes()["scenes"]["Metro"]["CochlScene"]
+    'Subway'
+    """
+    return load_hyperpyyaml(UNIFIED_SCENES.read_text("utf-8"))
+
+
+def to_unified(table, corpus):
+    """Renames the classes of a corpus, and drops those that have no place.
+
+    Arguments
+    ---------
+    table : pandas.DataFrame
+        Manifest rows with the corpus' own classes.
+    corpus : str
+        "TAU" or "CochlScene".
+
+    Returns
+    -------
+    pandas.DataFrame
+        The rows that stay.
+
+    Example
+    -------
+    >>> rows = pd.DataFrame({"scene_label": ["Subway", "Kitchen"]})
+    >>> to_unified(rows, "CochlScene")["scene_label"].tolist()
+    ['Metro']
+    """
+    names = {
+        scene[corpus]: unified
+        for unified, scene in unified_scenes()["scenes"].items()
+        if scene[corpus]
+    }
+    table = table.assign(scene_label=table["scene_label"].map(names))
+    return table.dropna(subset="scene_label")
+
+
+def print_counts(table, output):
+    """Prints how many clips of each class are in each split.
+
+    Arguments
+    ---------
+    table : pandas.DataFrame
+        The manifest.
+    output : str or Path
+        Where it was written.
+    """
+    labels = table["scene_label"].replace("", "(unlabelled)")
+    splits = table["split"].replace("", "(none)")
+    counts = pd.crosstab(labels, splits, margins=True, margins_name="all")
+    print(f"\n{counts.rename_axis(index='class', columns=None).to_string()}")
+    print(f"\n{output}: {len(table)} clips")
+
+
+def command_line(description, instructions, splits, default_split):
+    """Makes a parser with the options that all corpora share.
+
+    Arguments
+    ---------
+    description : str
+        The script's docstring.
+    instructions : str
+        What to fetch and where to put it.
+    splits : dict
+        Name to description.
+    default_split : str
+        The one taken unless another is asked for.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        With folder, --output, --split, --seed, --max-problems, --download.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=instructions,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", help="the corpus as unpacked")
+    parser.add_argument("--output", required=True, help="manifest to write")
+    parser.add_argument(
+        "--split",
+        choices=splits,
+        default=default_split,
+        help="; ".join(f"{name}: {text}" for name, text in splits.items())
+        + " (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the split")
+    add_max_problems(parser)
+    parser.add_argument(
+        "--download",
+        action="store_true",
+        help="first fetch what is missing into the folder",
+    )
+    return parser
+
+
+def add_max_problems(parser):
+    """Adds the option that says how many clips may be unusable."""
+    parser.add_argument(
+        "--max-problems",
+        type=float,
+        default=0.01,
+        help="share of clips that may be missing or unusable (default: "
+        "%(default)s)",
+    )
+
+
+def run_command(work):
+    """Calls ``work()``; what users can mend ends it with one message.
+
+    Arguments
+    ---------
+    work : callable
+        What the command does.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        work()
+    except (OSError, ValueError) as error:
+        sys.exit(f"{error}")

@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+"""Writes the manifest of TAU Urban Acoustic Scenes 2020 Mobile, development.
+
+    python prepare_tau.py path/to/corpora --output tau.csv --split fold1
+
+Ten scenes in ten European cities, recorded with up to nine devices; each
+place of recording (the column identifier) is a session.
+
+Source: T. Heittola, A. Mesaros and T. Virtanen, "Acoustic Scene
+Classification in DCASE 2020 Challenge: Generalization Across Devices and Low
+Complexity Solutions", DCASE Workshop 2020.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+from corpus import (
+    check_no_duplicates,
+    check_output,
+    command_line,
+    find_corpus,
+    keep_sound_clips,
+    print_counts,
+    read_table,
+    run_command,
+    to_unified,
+    unified_scenes,
+)
+from download import fetch_record
+from speechbrain.utils.logger import get_logger
+
+from ascmamba_modules.manifest import ManifestError, write_manifest
+from ascmamba_modules.splits import split as split_by
+
+logger = get_logger(__name__)
+
+RECORD = 3819968
+NAME = "TAU-urban-acoustic-scenes-2020-mobile-development"
+ARCHIVES = [f"{NAME}.meta.zip"] + [
+    f"{NAME}.audio.{number}.zip" for number in range(1, 17)
+]
+INSTRUCTIONS = f"""\
+How to get the corpus (30 GB, for non-commercial use): add --download, or fetch
+  {NAME}.meta.zip
+  {NAME}.audio.1.zip to .audio.16.zip
+from https://zenodo.org/records/{RECORD} and unpack all in one folder: they
+make {NAME}/ with meta.csv and audio/."""
+SPLITS = {
+    "all": "every clip is for training",
+    "fold1": "the corpus' own: train, and test for its evaluate",
+    "random": "80/20 train and valid, stratified by class",
+    "session": "80/20, no place of recording in both",
+}
+
+
+def prepare_tau(
+    folder, output, split="all", unified=False, max_problems=0.01, seed=0
+):
+    """Writes the manifest of the corpus.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The corpus, or the folder in which it was unpacked.
+    output : str or Path
+        The manifest to write.
+    split : str
+        One of ``SPLITS``.
+    unified : bool
+        Whether to use the pre-training set's classes, see
+        ``unified_scenes.yaml``, instead of the corpus' own.
+    max_problems : float
+        Share of clips that may be missing or unusable.
+    seed : int
+        Seed of a random split.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The manifest.
+
+    Raises
+    ------
+    OSError
+        For a folder that is not the corpus, or an output that cannot be
+        written.
+    ManifestError
+        For CSV files that cannot be used, or too many unusable clips.
+    """
+    check_output(output)
+    folder = find_corpus(folder, NAME, ["meta.csv", "audio"], INSTRUCTIONS)
+    table = read_rows(folder)
+    if unified:
+        table = to_unified(table, "TAU")
+    table = keep_sound_clips(table, output, max_problems)
+    table["split"] = _splits(table, folder, split, seed)
+    write_manifest(table, output)
+    return table
+
+
+def read_rows(folder):
+    """Reads ``meta.csv``.
+
+    Arguments
+    ---------
+    folder : Path
+        The corpus.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Manifest rows without duration and split.
+    """
+    path = folder / "meta.csv"
+    meta = read_table(
+        path, ["filename", "scene_label", "identifier", "source_label"], "\t"
+    )
+    check_no_duplicates(path, meta)
+    _check_scenes(path, meta)
+    unlisted = set((folder / "audio").glob("*.wav")) - {
+        folder / name for name in meta["filename"]
+    }
+    if unlisted:
+        logger.warning("%d files are not in %s", len(unlisted), path)
+    cities = meta["identifier"].str.split("-").str[0]
+    return pd.DataFrame(
+        {
+            "ID": [Path(name).stem for name in meta["filename"]],
+            "wav": [str(folder / name) for name in meta["filename"]],
+            "scene_label": meta["scene_label"],
+            "location": cities.str.capitalize(),
+            "record_time": "",
+            "session": meta["identifier"],
+            "dataset": "TAU 2020 Mobile",
+            "label_source": "human",
+        }
+    )
+
+
+def _check_scenes(path, meta):
+    scenes = unified_scenes()
+    known = {scene["TAU"] for scene in scenes["scenes"].values()}
+    known |= set(scenes["dropped"]["TAU"])
+    strange = meta[~meta["scene_label"].isin(known)]
+    problems = [
+        f"line {row.line}: '{row.scene_label}' is not a scene of this corpus"
+        for row in strange.itertuples()
+    ]
+    if problems:
+        raise ManifestError(path, problems)
+
+
+def _splits(table, folder, split, seed):
+    if split == "all":
+        return "train"
+    if split != "fold1":
+        return split_by(table.assign(split="train"), split, seed=seed)[0]
+    splits = {}
+    for name, ours in (("train", "train"), ("evaluate", "test")):
+        path = folder / "evaluation_setup" / f"fold1_{name}.csv"
+        listed = read_table(path, ["filename", "scene_label"], "\t")
+        ids = [Path(file).stem for file in listed["filename"]]
+        splits |= dict.fromkeys(ids, ours)
+    return table["ID"].map(splits).fillna("")
+
+
+def main(arguments):
+    """Runs from the command line."""
+    parser = command_line(__doc__, INSTRUCTIONS, SPLITS, "all")
+    parser.add_argument(
+        "--unified",
+        action="store_true",
+        help="the pre-training set's classes instead of the corpus' own",
+    )
+    args = parser.parse_args(arguments)
+
+    def work():
+        check_output(args.output)
+        if args.download:
+            fetch_record(RECORD, ARCHIVES, args.folder)
+        table = prepare_tau(
+            args.folder,
+            args.output,
+            args.split,
+            args.unified,
+            args.max_problems,
+            args.seed,
+        )
+        print_counts(table, args.output)
+
+    run_command(work)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
