@@ -37,7 +37,7 @@ from scipy.fft import irfft, rfft, rfftfreq
 from scipy.special import ndtr
 
 # Shares of the variance of every draw: city, session, clip.
-SHARES = (0.3, 0.4, 0.3)
+SHARES = (0.25, 0.35, 0.4)
 # Spread of the channel of a city, in dB: of its response, of its level.
 CITY_RESPONSE, CITY_LEVEL = 1.5, 2.0
 _AUDIBLE = -20.0  # dB over the background; what is softer is not there
@@ -98,7 +98,7 @@ class Scene:
 
 SCENES = {
     "Bus": Scene(
-        (-38, -24), (-9, -6), (0.5, 2.5), (0.15, 0.4), (-14, -6),
+        (-38, -24), (-9, -6), (1.5, 4), (0.15, 0.4), (-14, -6),
         (
             layer(engine, -4, 8, pitch=(18, 42), brightness=(0.2, 0.9),
                   unrest=(0.03, 0.2)),
@@ -112,21 +112,20 @@ SCENES = {
         ),
     ),
     "Airport": Scene(
-        (-46, -32), (-6.5, -4), (0.3, 1.5), (1.5, 3.5), (-2, 5),
+        (-46, -32), (-6.5, -4), (1.5, 4), (1.8, 3.5), (-4, 3),
         (
-            layer(voices, -16, -1, talkers=(3, 15), pitch=(100, 160)),
-            layer(footsteps, -20, -4, walkers=(1, 5), hardness=(300, 1500)),
-            layer(announcements, -10, 6, often=(0.05, 0.3), pitch=(150, 230)),
-            layer(rails, -16, -2, speed=(3, 8), whine=(200, 500),
-                  squeal=(0, 0.05)),
-            layer(flow, -6, 5, centre=(250, 900), octaves=(1, 2)),
+            layer(voices, -14, 1, talkers=(2, 10), pitch=(100, 160)),
+            layer(footsteps, -18, -1, walkers=(1, 4), hardness=(300, 1500)),
+            layer(announcements, -6, 9, often=(0.08, 0.3), pitch=(150, 230)),
+            # Wheels of suitcases over joints; aircraft and ventilation.
+            layer(impacts, -8, 6, often=(6, 16), centre=(700, 1800),
+                  ring=(0.004, 0.012)),
+            layer(flow, -4, 5, centre=(150, 400), octaves=(1, 2)),
             layer(beeps, -28, -10, often=(0, 0.5), pitch=(1000, 2500)),
-            layer(impacts, -24, -8, often=(0.2, 2), centre=(300, 1500),
-                  ring=(0.02, 0.1)),
         ),
     ),
     "Metro": Scene(
-        (-38, -24), (-8.5, -5), (0.5, 2.5), (0.3, 0.8), (-10, -2),
+        (-38, -24), (-8.5, -5), (1.5, 4), (0.3, 0.8), (-10, -2),
         (
             layer(rails, -3, 9, speed=(7, 20), whine=(250, 1100),
                   squeal=(0, 0.4)),
@@ -139,7 +138,7 @@ SCENES = {
         ),
     ),
     "Restaurant": Scene(
-        (-46, -32), (-7.5, -5), (0.3, 1.5), (0.4, 1.0), (-8, 0),
+        (-46, -32), (-7.5, -5), (1.0, 3), (0.4, 1.0), (-8, 0),
         (
             layer(voices, -3, 9, talkers=(3, 12), pitch=(100, 170)),
             layer(impacts, -8, 7, often=(0.7, 5), centre=(2500, 5500),
@@ -153,9 +152,9 @@ SCENES = {
         ),
     ),
     "Shopping mall": Scene(
-        (-46, -32), (-6.5, -4), (0.3, 1.5), (0.8, 2.2), (-6, 2),
+        (-46, -32), (-6.5, -4), (1.0, 3), (0.8, 2.2), (-6, 2),
         (
-            layer(voices, -12, 2, talkers=(3, 15), pitch=(105, 175)),
+            layer(voices, -10, 4, talkers=(2, 10), pitch=(105, 175)),
             layer(music, -12, 4, tempo=(80, 130), beat=(0.2, 0.5),
                   cutoff=(2500, 9000)),
             layer(footsteps, -10, 4, walkers=(2, 7), hardness=(500, 2000)),
@@ -165,10 +164,10 @@ SCENES = {
         ),
     ),
     "Public square": Scene(
-        (-46, -32), (-7.5, -4.5), (0.5, 2), (0.2, 0.7), (-16, -6),
+        (-46, -32), (-7.5, -4.5), (1.5, 4), (0.2, 0.7), (-16, -6),
         (
-            layer(voices, -10, 5, talkers=(2, 10), pitch=(110, 220)),
-            layer(footsteps, -14, 0, walkers=(1, 5), hardness=(300, 1500)),
+            layer(voices, -7, 8, talkers=(2, 8), pitch=(110, 220)),
+            layer(footsteps, -11, 3, walkers=(1, 5), hardness=(300, 1500)),
             layer(passing, -12, 0, often=(0.05, 0.3), distance=(20, 60)),
             layer(music, -26, 2, tempo=(100, 140), beat=(0.3, 0.7),
                   cutoff=(2000, 6000)),
@@ -178,7 +177,7 @@ SCENES = {
         ),
     ),
     "Urban park": Scene(
-        (-54, -40), (-7, -4), (0.5, 2), (0.1, 0.5), (-18, -8),
+        (-54, -40), (-7, -4), (1.5, 4), (0.1, 0.5), (-18, -8),
         (
             layer(birds, -4, 11, often=(0.6, 3), centre=(2500, 5000)),
             layer(wind, -8, 5, gusts=(0.1, 0.6)),
@@ -189,9 +188,9 @@ SCENES = {
         ),
     ),
     "Traffic street": Scene(
-        (-40, -26), (-8, -5), (0.5, 2), (0.2, 0.6), (-16, -6),
+        (-40, -26), (-8, -5), (1.5, 4), (0.2, 0.6), (-16, -6),
         (
-            layer(passing, 0, 11, often=(0.2, 0.9), distance=(4, 15)),
+            layer(passing, 2, 13, often=(0.15, 0.8), distance=(2, 9)),
             layer(engine, -10, 3, pitch=(22, 60), brightness=(0.2, 0.8),
                   unrest=(0.02, 0.12)),
             layer(horns, -26, 0, often=(0.02, 0.3)),
@@ -202,7 +201,7 @@ SCENES = {
         ),
     ),
     "Construction site": Scene(
-        (-42, -28), (-7.5, -4.5), (0.5, 2), (0.2, 0.8), (-14, -4),
+        (-42, -28), (-7.5, -4.5), (1.5, 4), (0.2, 0.8), (-14, -4),
         (
             layer(hammering, -8, 9, tempo=(1.5, 14), centre=(400, 2500),
                   ring=(0.01, 0.08)),
@@ -217,7 +216,7 @@ SCENES = {
         ),
     ),
     "Bar": Scene(
-        (-42, -28), (-8.5, -6), (0.3, 1.5), (0.4, 1.1), (-8, 0),
+        (-42, -28), (-8.5, -6), (1.0, 3), (0.4, 1.1), (-8, 0),
         (
             layer(music, -1, 11, tempo=(85, 135), beat=(0.4, 0.8),
                   cutoff=(1500, 8000)),
@@ -229,7 +228,7 @@ SCENES = {
     ),
     # Scenes that TAU and CochlScene have, and CAS has not.
     "Car": Scene(
-        (-40, -26), (-10, -7), (0.3, 1.5), (0.08, 0.2), (-18, -8),
+        (-40, -26), (-10, -7), (1.0, 3), (0.08, 0.2), (-18, -8),
         (
             layer(engine, -6, 6, pitch=(25, 70), brightness=(0.1, 0.7),
                   unrest=(0.03, 0.2)),
@@ -242,7 +241,7 @@ SCENES = {
         ),
     ),
     "Metro station": Scene(
-        (-44, -30), (-7.5, -4.5), (0.5, 2), (1.0, 2.5), (-4, 4),
+        (-44, -30), (-7.5, -4.5), (1.5, 4), (1.0, 2.5), (-4, 4),
         (
             layer(rails, -12, 5, speed=(4, 14), whine=(200, 900),
                   squeal=(0, 0.4)),
@@ -254,7 +253,7 @@ SCENES = {
         ),
     ),
     "Tram": Scene(
-        (-40, -26), (-8.5, -5.5), (0.5, 2.5), (0.2, 0.5), (-12, -4),
+        (-40, -26), (-8.5, -5.5), (1.5, 4), (0.2, 0.5), (-12, -4),
         (
             layer(rails, -4, 7, speed=(4, 11), whine=(200, 800),
                   squeal=(0.05, 0.6)),
@@ -267,7 +266,7 @@ SCENES = {
         ),
     ),
     "Pedestrian street": Scene(
-        (-44, -30), (-7, -4), (0.5, 2), (0.2, 0.8), (-14, -4),
+        (-44, -30), (-7, -4), (1.5, 4), (0.2, 0.8), (-14, -4),
         (
             layer(voices, -8, 5, talkers=(3, 15), pitch=(105, 190)),
             layer(footsteps, -10, 4, walkers=(2, 8), hardness=(300, 1800)),
@@ -280,7 +279,7 @@ SCENES = {
         ),
     ),
     "Cafe": Scene(
-        (-46, -32), (-7, -4), (0.3, 1.5), (0.4, 0.9), (-8, 0),
+        (-46, -32), (-7, -4), (1.0, 3), (0.4, 0.9), (-8, 0),
         (
             layer(voices, -8, 5, talkers=(2, 10), pitch=(100, 180)),
             layer(music, -16, 2, tempo=(70, 120), beat=(0.1, 0.5),
@@ -292,7 +291,7 @@ SCENES = {
         ),
     ),
     "Crowded indoor": Scene(
-        (-44, -30), (-7, -4), (0.3, 1.5), (0.6, 2.0), (-6, 2),
+        (-44, -30), (-7, -4), (1.0, 3), (0.6, 2.0), (-6, 2),
         (
             layer(voices, -2, 10, talkers=(8, 30), pitch=(105, 200)),
             layer(footsteps, -20, -4, walkers=(1, 7), hardness=(300, 1500)),
@@ -303,7 +302,7 @@ SCENES = {
         ),
     ),
     "Elevator": Scene(
-        (-48, -34), (-9, -6), (0.2, 1.2), (0.2, 0.6), (-10, 0),
+        (-48, -34), (-9, -6), (1.0, 3), (0.2, 0.6), (-10, 0),
         (
             layer(engine, -10, 4, pitch=(24, 60), brightness=(0.1, 0.6),
                   unrest=(0.02, 0.15)),
@@ -316,7 +315,7 @@ SCENES = {
         ),
     ),
     "Kitchen": Scene(
-        (-50, -36), (-7, -4), (0.2, 1.2), (0.3, 0.7), (-10, -2),
+        (-50, -36), (-7, -4), (1.0, 3), (0.3, 0.7), (-10, -2),
         (
             layer(impacts, -8, 9, often=(0.5, 4), centre=(1500, 4500),
                   ring=(0.02, 0.2)),
@@ -329,7 +328,7 @@ SCENES = {
         ),
     ),
     "Residential area": Scene(
-        (-52, -38), (-7.5, -4.5), (0.5, 2), (0.2, 0.6), (-16, -6),
+        (-52, -38), (-7.5, -4.5), (1.5, 4), (0.2, 0.6), (-16, -6),
         (
             layer(passing, -8, 6, often=(0.03, 0.25), distance=(10, 50)),
             layer(birds, -22, 0, often=(0, 1.2), centre=(2500, 4500)),
@@ -340,7 +339,7 @@ SCENES = {
         ),
     ),
     "Restroom": Scene(
-        (-52, -38), (-7, -4), (0.2, 1.2), (0.6, 1.6), (-4, 4),
+        (-52, -38), (-7, -4), (1.0, 3), (0.6, 1.6), (-4, 4),
         (
             layer(flow, -14, 10, centre=(1500, 5000), octaves=(0.8, 1.8)),
             layer(flow, -8, 4, centre=(150, 500), octaves=(0.8, 1.6)),

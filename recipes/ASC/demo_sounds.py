@@ -89,7 +89,7 @@ def rails(n, rate, rng, speed, whine, squeal):
     it.
     """
     roar = band_noise(n, rate, rng, 25.0 * speed, 1.6)
-    track = roar * np.exp(0.2 * wander(n, rate, rng, 1.0))
+    track = roar * np.exp(0.35 * wander(n, rate, rng, 1.0))
     length = int(0.25 * rate)
     time = np.arange(length) / rate
     thump = band_noise(length, rate, rng, 180.0, 1.0) * np.exp(-time / 0.04)
@@ -322,7 +322,7 @@ def hisses(n, rate, rng, often, centre):
 def flow(n, rate, rng, centre, octaves):
     """Steady noise of air or water, slightly unsteady."""
     track = band_noise(n, rate, rng, centre, octaves)
-    return track * np.exp(0.15 * wander(n, rate, rng, 3.0))
+    return track * np.exp(0.25 * wander(n, rate, rng, 2.0))
 
 
 def wind(n, rate, rng, gusts):

@@ -53,7 +53,7 @@ COCHLSCENE_SCENES = {
     "Subway": "Metro",
     "SubwayStation": "Metro station",
 }
-# Of each scene: cities of development, a city of evaluation alone, hours of the day.
+# Of each scene: cities of development, a city of evaluation alone, hours.
 CAS_SCENES = {
     "Bus": (("Hefei", "Shangrao"), "Shenyang", (10, 19)),
     "Airport": (("Hefei", "Xi'an"), "Changchun", (6, 13)),

@@ -86,7 +86,9 @@ def make_demo_corpora(
     tau = tau_table(tau_clips, seed)
     cochlscene = cochlscene_table(cochlscene_clips, seed)
     cas = cas_table(cas_clips, seed)
-    if not _is_finished(folder, settings):
+    if _is_finished(folder, settings):
+        print(f"{folder} holds this demo world already: nothing to do.")
+    else:
         _prepare_folder(folder, settings)
         _write_audio(folder, tau, cochlscene, cas, seconds, seed, workers)
         _write_tau_lists(folder / TAU, tau)
@@ -320,8 +322,14 @@ def make_demo_set(folder, clips_per_scene, seconds, seed=0):
 
 def main(arguments):
     """Runs from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("folder", help="where to write")
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        epilog="Sessions are places in TAU, recordings in CochlScene; cities "
+        "are users in CochlScene.",
+    )
+    parser.add_argument(
+        "folder", help="where to write: new, empty, or an earlier demo world"
+    )
     parser.add_argument(
         "--tau-clips", type=int, default=12, help="a scene (default 12)"
     )
@@ -348,7 +356,7 @@ def main(arguments):
         summary = make_demo_corpora(**options)
     except (OSError, ValueError, soundfile.LibsndfileError) as error:
         sys.exit(f"{error}")
-    print(summary.to_string())
+    print(f"{options['folder']}:\n{summary.to_string()}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from ascmamba_modules.features import LogMel
 
 RATE = 44100  # Hz
 _COLUMNS = 5
-_TICKS = (100, 300, 1000, 3000, 10000)  # Hz
+_TICKS = (300, 1000, 3000, 10000)  # Hz
 
 
 def plot_scenes(path, beside=None, seconds=10.0, seed=0):
@@ -53,9 +53,8 @@ def plot_scenes(path, beside=None, seconds=10.0, seed=0):
     figure, axes = plt.subplots(
         rows,
         _COLUMNS,
-        figsize=(2.6 * _COLUMNS, 1.9 * rows + 0.4),
+        figsize=(2.6 * _COLUMNS, 2.1 * rows),
         squeeze=False,
-        sharex=True,
         layout="constrained",
     )
     for axis in axes.flat[len(clips) :]:
@@ -63,14 +62,14 @@ def plot_scenes(path, beside=None, seconds=10.0, seed=0):
     for axis, (name, (samples, rate)) in zip(axes.flat, clips.items()):
         image = _draw(axis, samples, rate)
         axis.set_title(name, fontsize=9)
-    for axis in axes[-1]:
+    for axis in axes.flat[len(clips) - _COLUMNS : len(clips)]:
         axis.set_xlabel("time (s)", fontsize=8)
     for axis in axes[:, 0]:
         axis.set_ylabel("frequency (Hz)", fontsize=8)
     figure.colorbar(image, ax=axes, label="dB over the clip's mean", aspect=40)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=60)
     plt.close(figure)
 
 
@@ -117,7 +116,10 @@ def main(arguments):
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
-    beside = dict(item.partition("=")[::2] for item in args.beside)
+    for item in args.beside:
+        if "=" not in item:
+            parser.error(f"--beside {item}: give NAME=FILE")
+    beside = dict(item.split("=", 1) for item in args.beside)
     try:
         plot_scenes(args.picture, beside, args.seconds, args.seed)
     except (OSError, ValueError, soundfile.LibsndfileError) as error:

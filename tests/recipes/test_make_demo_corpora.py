@@ -65,7 +65,9 @@ def test_tau_as_downloaded(world):
         assert len(merged) == len(folds[name]) > 0
         folds[name] = merged
     assert list(folds["test"].columns) == ["filename"]
-    assert list(folds["test"]["filename"]) == list(folds["evaluate"]["filename"])
+    assert list(folds["test"]["filename"]) == list(
+        folds["evaluate"]["filename"]
+    )
     apart = [set(folds[name]["identifier"]) for name in ("train", "evaluate")]
     assert not apart[0] & apart[1]
 
