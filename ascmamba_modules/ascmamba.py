@@ -16,9 +16,9 @@ class ASCMamba(nn.Module):
     """DenseEncoder, dual-path Mamba blocks, pooling over time, classifier.
 
     The paper does not say how features are pooled.  Here each frequency bin
-    is pooled over time by mean and maximum, and the classifier sees all bins:
-    convolutions and scans treat bins alike, so that a mean over them too
-    would forget at which frequencies the energy was.
+    is pooled over time, by mean and maximum or by mean alone, and the
+    classifier sees all bins: convolutions and scans treat bins alike, so that
+    a mean over them too would forget at which frequencies the energy was.
 
     Arguments
     ---------
@@ -36,6 +36,8 @@ class ASCMamba(nn.Module):
         Layers of the dense block.
     dropout : float
         Dropout rate, in the blocks and before the classifier.
+    pooling : str
+        "mean_max" or "mean", over time.
     **mamba_options
         Passed to :class:`~ascmamba_modules.mamba.Mamba` (d_state, d_conv,
         expand, engine ...).
@@ -59,9 +61,15 @@ class ASCMamba(nn.Module):
         context_size=64,
         depth=4,
         dropout=0.1,
+        pooling="mean_max",
         **mamba_options,
     ):
         super().__init__()
+        if pooling not in ("mean_max", "mean"):
+            raise ValueError(
+                f"pooling must be mean_max or mean, got '{pooling}'."
+            )
+        self.pooling = pooling
         self.n_mels = n_mels
         self.context_size = context_size
         self.encoder = DenseEncoder(1, channels, depth)
@@ -72,7 +80,8 @@ class ASCMamba(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
         n_bins = (n_mels + 1) // 2
-        self.embedding_size = 2 * n_bins * channels
+        n_statistics = 2 if pooling == "mean_max" else 1
+        self.embedding_size = n_statistics * n_bins * channels
         self.classifier = nn.Linear(self.embedding_size, n_classes)
 
     def forward(self, features, context=None, lengths=None):
@@ -120,14 +129,20 @@ class ASCMamba(nn.Module):
         for block in self.blocks:
             x = block(x, context, mask)
         x = self.norm(x)
+        return self._pool(x, mask).flatten(1)
+
+    def _pool(self, x, mask):
+        """Pools (B, T, F / 2, C) over time."""
         if mask is None:
-            mean, maximum = x.mean(1), x.amax(1)
+            mean = x.mean(1)
         else:
             padding = ~mask[:, :, None, None]
             count = mask.sum(1)[:, None, None]
             mean = x.masked_fill(padding, 0.0).sum(1) / count
-            maximum = x.masked_fill(padding, -torch.inf).amax(1)
-        return torch.cat([mean, maximum], dim=-1).flatten(1)
+            x = x.masked_fill(padding, -torch.inf)
+        if self.pooling == "mean":
+            return mean
+        return torch.cat([mean, x.amax(1)], dim=-1)
 
     @staticmethod
     def log_posteriors(outputs):

@@ -1,0 +1,209 @@
+"""The other systems of the paper, trained by commands on small clips."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from hyperpyyaml import load_hyperpyyaml
+from make_demo_corpora import make_demo_set
+
+from ascmamba_modules.inference import SceneClassifier
+from ascmamba_modules.manifest import write_manifest
+
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "ASC"
+SYSTEMS = {
+    "baseline": {"se_channels": [8, 16], "n_heads": 2, "context_size": 4},
+    "resnet": {
+        "resnet_channels": [4, 4, 8, 8],
+        "block_sizes": [1, 1, 1, 1],
+        "embedding_size": 8,
+        "context_size": 4,
+    },
+    "low_frequency": {
+        "channels": 4,
+        "n_blocks": 1,
+        "d_state": 2,
+        "depth": 2,
+        "context_size": 4,
+    },
+}
+FAST = {
+    "batch_size": 8,
+    "lr": 0.003,
+    "num_workers": 0,
+    "n_mels": 16,
+    "number_of_epochs": 1,
+}
+MY_NET = """
+import torch
+
+
+class MyNet(torch.nn.Module):
+    def __init__(self, n_mels, n_classes, context_size):
+        super().__init__()
+        self.context_size = context_size
+        self.classifier = torch.nn.Linear(n_mels + context_size, n_classes)
+
+    def forward(self, features, context=None, lengths=None):
+        if lengths is None:
+            lengths = features.new_ones(len(features))
+        if context is None:
+            context = features.new_zeros(len(features), self.context_size)
+        counts = (lengths * features.shape[1]).round().unsqueeze(1)
+        frames = torch.arange(features.shape[1], device=features.device)
+        valid = (frames < counts).unsqueeze(2)
+        mean = (features * valid).sum(1) / counts
+        return self.classifier(torch.cat([mean, context], dim=1))
+
+    @staticmethod
+    def log_posteriors(logits):
+        return logits.float().log_softmax(dim=-1)
+"""
+MY_MODEL = """\
+model: !new:my_package.MyNet
+    n_mels: !ref <n_mels>
+    n_classes: !ref <n_classes>
+    context_size: !ref <context_size>
+
+"""
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Sixty synthetic clips of half a second or less, and their manifest."""
+    folder = tmp_path_factory.mktemp("clips")
+    table = make_demo_set(folder, clips_per_scene=6, seconds=0.5)
+    for wav in table["wav"][::4]:  # shorter ones, so that batches are padded
+        samples, rate = soundfile.read(folder / wav)
+        soundfile.write(folder / wav, samples[: len(samples) // 2], rate)
+    # 41 clips to train on leave a last batch of one.
+    table.loc[(table["split"] == "valid").idxmax(), "split"] = "train"
+    write_manifest(table.assign(duration=""), folder / "manifest.csv")
+    return folder / "manifest.csv"
+
+
+def train(hparams_file, manifest, output, python_path="", **options):
+    options = {
+        **FAST,
+        "manifest": manifest,
+        "output_folder": output,
+        **options,
+    }
+    flags = [word for k, v in options.items() for word in (f"--{k}", str(v))]
+    result = subprocess.run(
+        [sys.executable, "train.py", hparams_file, *flags]
+        + ["--device=cpu", "--noprogressbar"],
+        cwd=RECIPE,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(python_path),
+        },
+        capture_output=True,
+        text=True,
+    )
+    log = result.stdout + result.stderr
+    assert result.returncode == 0, log[-3000:]
+    assert "Clips: 41 train, 9 valid, 10 test" in log
+
+
+def check_model_folder(output, manifest):
+    """It answers as the training did in its test report."""
+    classifier = SceneClassifier.from_hparams(
+        source=output / "model", run_opts={"device": "cpu"}
+    )
+    predictions = pd.read_csv(output / "test/predictions.csv", index_col=0)
+    rows = pd.read_csv(manifest, index_col=0, keep_default_na=False)
+    answers = [
+        classifier.classify_file(
+            manifest.parent / row.wav, row.location, row.record_time
+        )[0]
+        for row in rows.loc[predictions.index].itertuples()
+    ]
+    posteriors = np.concatenate([answer.exp() for answer in answers])
+    np.testing.assert_allclose(
+        posteriors, predictions.iloc[:, 2:].to_numpy(float), atol=1e-5
+    )
+    # Clips differ, and so do places: else the above would show little.
+    assert np.ptp(posteriors, axis=0).max() > 1e-3
+    row = rows.loc[predictions.index[0]]
+    elsewhere, *_ = classifier.classify_file(manifest.parent / row.wav, "Moon")
+    assert not np.allclose(elsewhere.exp(), posteriors[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_system_trains_and_leaves_its_model(system, clips, tmp_path):
+    train(
+        f"hparams/comparison/{system}.yaml",
+        *(clips, tmp_path),
+        number_of_epochs=2,
+        mixup_alpha=0.3,
+        augment_prob=1.0,
+        **SYSTEMS[system],
+    )
+    check_model_folder(tmp_path, clips)
+
+
+def test_external_module(clips, tmp_path, monkeypatch):
+    (tmp_path / "my_package.py").write_text(MY_NET)
+    settings = (RECIPE / "hparams/finetune.yaml").read_text()
+    settings, replaced = re.subn(
+        r"^model: .*?^(?=modules:)", MY_MODEL, settings, flags=re.M | re.S
+    )
+    assert replaced == 1
+    (tmp_path / "my_net.yaml").write_text(settings)
+    output = tmp_path / "output"
+    train(tmp_path / "my_net.yaml", clips, output, python_path=tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    check_model_folder(output, clips)
+
+
+def plain_settings(path):
+    """Settings that are no objects, and what the YAML file makes."""
+    with open(path, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, {"manifest": "clips.csv"})
+    plain = (str, int, float, bool, list, dict, type(None))
+    return {k: v for k, v in hparams.items() if type(v) in plain}, hparams
+
+
+@pytest.mark.parametrize(
+    "system, own, parameters",
+    [
+        (
+            "baseline",
+            {"context_size", "se_channels", "n_segments", "n_heads"}
+            | {"d_ffn", "n_layers"},
+            358_966,
+        ),
+        (
+            "resnet",
+            {"context_size", "resnet_channels", "block_sizes", "strides"}
+            | {"embedding_size"},
+            1_132_906,
+        ),
+        ("low_frequency", {"f_max", "pooling"}, 991_946),
+    ],
+)
+def test_protocol_is_that_of_ascmamba(system, own, parameters):
+    folder = RECIPE / "hparams"
+    ours, _ = plain_settings(folder / "finetune.yaml")
+    theirs, hparams = plain_settings(folder / f"comparison/{system}.yaml")
+    count = sum(p.numel() for p in hparams["model"].parameters())
+    assert count == parameters
+    folders = {"output_folder", "save_folder", "train_log"}
+    objects = {"modules", "train_loggers"}
+    differing = {
+        name
+        for name in theirs.keys() - folders - objects
+        if name not in ours or theirs[name] != ours[name]
+    }
+    assert differing == own
+    if system != "low_frequency":
+        own = own | {"channels", "n_blocks", "depth", "d_state", "scan_engine"}
+    assert ours.keys() - theirs.keys() <= own
