@@ -81,7 +81,9 @@ SCENES = (
 )
 
 
-def prepare_cas(folder, output, split="random", max_problems=0.01, seed=0):
+def prepare_cas(
+    folder, output, split="random", max_problems=0.01, seed=0, truth=None
+):
     """Writes the manifest of the corpus.
 
     Arguments
@@ -97,6 +99,9 @@ def prepare_cas(folder, output, split="random", max_problems=0.01, seed=0):
         Share of clips that may be missing or unusable.
     seed : int
         Seed of the split.
+    truth : str or Path, optional
+        CSV file with columns filename and scene_label: labels of evaluation
+        clips, where somebody knows them.  Those get the split "test".
 
     Returns
     -------
@@ -113,6 +118,7 @@ def prepare_cas(folder, output, split="random", max_problems=0.01, seed=0):
     """
     check_output(output)
     folder = Path(folder).absolute()
+    labels = {} if truth is None else read_truth(truth)
     rows, problems = _read_part(folder, "dev")
     if (folder / "ICME2024_GC_ASC_eval").is_dir():
         more = _read_part(folder, "eval")
@@ -123,6 +129,9 @@ def prepare_cas(folder, output, split="random", max_problems=0.01, seed=0):
     rows["session"] = find_sessions(rows)
     rows = keep_sound_clips(rows, output, max_problems, problems)
     rows["split"], _ = split_by(rows, split, seed=seed)
+    known = (rows["split"] == "evaluation") & rows["ID"].isin(labels)
+    rows.loc[known, "scene_label"] = rows.loc[known, "ID"].map(labels)
+    rows.loc[known, ["split", "label_source"]] = ["test", "truth"]
     write_manifest(rows, output)
     return rows
 
@@ -192,6 +201,38 @@ def read_metadata(path):
         raise ManifestError(path, problems)
     check_no_duplicates(path, meta)
     return meta
+
+
+def read_truth(path):
+    """Reads labels that the organisers' metadata does not give.
+
+    Arguments
+    ---------
+    path : str or Path
+        CSV file with columns filename and scene_label.
+
+    Returns
+    -------
+    dict
+        Scene by file name.
+
+    Raises
+    ------
+    ManifestError
+        For unknown scenes and file names that come twice.
+    """
+    table = read_table(path, ["filename", "scene_label"])
+    strange = table[~table["scene_label"].isin(SCENES)]
+    if len(strange):
+        raise ManifestError(
+            path,
+            [
+                f"line {row.line}: unknown scene_label '{row.scene_label}'"
+                for row in strange.itertuples()
+            ],
+        )
+    check_no_duplicates(path, table)
+    return dict(zip(table["filename"], table["scene_label"]))
 
 
 def match_files(names, folder):
@@ -290,6 +331,11 @@ def main(arguments):
         "look-up of place and time alone would score; draw both beside the "
         "manifest",
     )
+    parser.add_argument(
+        "--truth",
+        help="CSV file (filename, scene_label) of evaluation clips whose "
+        "label is known: they become the test split",
+    )
     args = parser.parse_args(arguments)
 
     def work():
@@ -297,7 +343,12 @@ def main(arguments):
         if args.download:
             download(args.folder)
         table = prepare_cas(
-            args.folder, args.output, args.split, args.max_problems, args.seed
+            args.folder,
+            args.output,
+            args.split,
+            args.max_problems,
+            args.seed,
+            args.truth,
         )
         print_counts(table, args.output)
         if args.audit:

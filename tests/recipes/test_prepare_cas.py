@@ -53,6 +53,22 @@ def test_splits(world, tmp_path, split):
     assert bool(shared) == (split == "random")
 
 
+def test_known_labels_make_evaluation_clips_test_clips(own_world, tmp_path):
+    truth = own_world / "truth.csv"
+    table = prepare_cas(own_world, tmp_path / "m.csv", truth=truth)
+    is_test = table["split"] == "test"
+    assert is_test.eq(table["wav"].str.contains("_eval/")).all()
+    labels = read_truth(own_world)
+    found = table.loc[is_test].set_index("ID")["scene_label"]
+    assert found.eq(labels[found.index]).all()
+    # Those of development stay unknown: the truth is for scoring.
+    rows = table[~is_test]
+    assert (rows["scene_label"] == "").mean() > 0.7
+    truth.write_text(truth.read_text().replace(",Bus", ",Buss", 1))
+    with pytest.raises(ManifestError, match="line .*'Buss'"):
+        prepare_cas(own_world, tmp_path / "n.csv", truth=truth)
+
+
 def test_evaluation_set_may_be_absent(own_world, tmp_path):
     for path in (own_world / "ICME2024_GC_ASC_eval").rglob("*.wav"):
         path.unlink()
