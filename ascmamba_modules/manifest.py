@@ -116,7 +116,7 @@ def read_training_rows(path, scene_labels):
     labelled = table[table["scene_label"] != ""]
     labelled = labelled[labelled["split"].isin(TRAINING_SPLITS)]
     problems += _class_problems(table, labelled, scene_labels)
-    problems += _file_problems(labelled[labelled["wav"] != ""])
+    problems += unusable_files(labelled[labelled["wav"] != ""])
     if problems:
         raise ManifestError(path, problems)
     return {
@@ -219,7 +219,19 @@ def _class_problems(table, labelled, scene_labels):
     ]
 
 
-def _file_problems(table):
+def unusable_files(table):
+    """Checks the audio files of a table, without decoding them whole.
+
+    Arguments
+    ---------
+    table : pandas.DataFrame
+        From :func:`read_manifest`.
+
+    Returns
+    -------
+    list
+        One text for each file that cannot be used.
+    """
     found = audio_problems(table["wav"], table["duration"])
     return [
         f"{_row(row)}: {row.wav}: {problem}"
@@ -244,7 +256,7 @@ def write_manifest(table, path):
 def make_dataset(
     table,
     audio_normalizer,
-    label_encoder,
+    label_encoder=None,
     tokenizer=None,
     clip_length=None,
     feature_cache=None,
@@ -254,11 +266,11 @@ def make_dataset(
     Arguments
     ---------
     table : pandas.DataFrame
-        Rows from :func:`read_manifest`, all labelled.
+        Rows from :func:`read_manifest`.
     audio_normalizer : speechbrain.dataio.preprocess.AudioNormalizer
         Brings waveforms to the features' rate, mono.
-    label_encoder : speechbrain.dataio.encoder.CategoricalEncoder
-        Turns scene_label into an index.
+    label_encoder : speechbrain.dataio.encoder.CategoricalEncoder, optional
+        Turns scene_label into an index; None for clips without labels.
     tokenizer : ascmamba_modules.context.ContextTokenizer, optional
         Turns location and record_time into tokens; None for models that take
         no place and time.
@@ -270,8 +282,9 @@ def make_dataset(
     Returns
     -------
     speechbrain.dataio.dataset.DynamicItemDataset
-        Items with id, sig (or, given a cache, feats), label and, given a
-        tokenizer, location_tokens and time_tokens.
+        Items with id, sig (or, given a cache, feats), location, record_time
+        and, given an encoder, label, and, given a tokenizer, location_tokens
+        and time_tokens.
     """
 
     @takes("wav")
@@ -296,7 +309,10 @@ def make_dataset(
         yield tokenizer.encode_time(record_time)
 
     pipelines = [audio_pipeline, feature_pipeline, label_pipeline]
-    keys = ["id", "feats" if feature_cache else "sig", "label"]
+    keys = ["id", "feats" if feature_cache else "sig"]
+    keys += ["location", "record_time"]
+    if label_encoder is not None:
+        keys.append("label")
     if tokenizer is not None:
         pipelines.append(context_pipeline)
         keys += ["location_tokens", "time_tokens"]

@@ -8,7 +8,9 @@ run options (--device, --precision, --debug ...) work as in its own recipes.
 The same command again resumes an interrupted training.
 """
 
+import json
 import sys
+import time
 from pathlib import Path
 
 import speechbrain as sb
@@ -19,6 +21,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TensorboardLogger
 
 from ascmamba_modules.feature_cache import FeatureCache
+from ascmamba_modules.files import replacing
 from ascmamba_modules.manifest import (
     ManifestError,
     make_dataset,
@@ -32,6 +35,8 @@ from ascmamba_modules.model_folder import (
 )
 
 logger = get_logger(__name__)
+
+SUMMARY = "summary.json"
 
 
 def load_hparams(hparams_file, overrides):
@@ -161,14 +166,27 @@ def log_choices(brain, rows):
     logger.info("Device: %s, precision: %s", brain.device, brain.precision)
 
 
-def main(arguments):
-    """Runs one training stage."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+def train(hparams_file, run_opts, overrides):
+    """Runs one training stage, or what is left of it.
+
+    Arguments
+    ---------
+    hparams_file : str
+        The stage's YAML file.
+    run_opts : dict
+        SpeechBrain's run options.
+    overrides : str or dict
+        Settings that replace those of the file.
+
+    Returns
+    -------
+    Path
+        The output folder, with the folder ``model``.
+    """
+    start_time = time.time()
     hparams = load_hparams(hparams_file, overrides)
     rows = load_rows(hparams)
     check_resuming(hparams, hparams_file, overrides)
-
-    sb.utils.distributed.ddp_init_group(run_opts)
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
@@ -200,19 +218,33 @@ def main(arguments):
         brain.load_best()
     except FileNotFoundError as error:
         sys.exit(f"{error}")
+    output = Path(hparams["output_folder"])
     run_on_main(
         write_model_folder,
-        args=[
-            hparams,
-            f"{hparams['output_folder']}/hyperparams.yaml",
-            f"{hparams['output_folder']}/{FOLDER}",
-        ],
+        args=[hparams, output / "hyperparams.yaml", output / FOLDER],
     )
     if "test" in datasets:
         brain.evaluate(
             datasets["test"],
             test_loader_kwargs=dict(hparams["test_dataloader_opts"]),
         )
+    seconds = time.time() - start_time
+    run_on_main(write_summary, args=[output, brain.scores, seconds])
+    return output
+
+
+def write_summary(output_folder, scores, seconds):
+    """Writes ``summary.json``, which marks a stage as finished."""
+    with replacing(output_folder / SUMMARY) as temporary:
+        summary = {"scores": scores, "seconds": round(seconds, 1)}
+        temporary.write_text(json.dumps(summary, indent=2))
+
+
+def main(arguments):
+    """Runs from the command line."""
+    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    sb.utils.distributed.ddp_init_group(run_opts)
+    train(hparams_file, run_opts, overrides)
 
 
 if __name__ == "__main__":
