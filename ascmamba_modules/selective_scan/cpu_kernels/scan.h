@@ -258,19 +258,21 @@ INLINE void backward_tile(
     struct chunk_vectors *c, const vector *border, vector *grad_state,
     vector *grad_A, vector *grad_B, vector *grad_C)
 {
-    vector decays[CHUNK][TILE], history[CHUNK + 1][TILE];
+    struct {
+        vector before[TILE], decay[TILE];
+    } past[CHUNK];
     vector h[TILE], g[TILE], rate[TILE], sum_A[TILE];
     for (int i = 0; i < tile; i++) {
-        history[0][i] = h[i] = border[i];
+        h[i] = border[i];
         rate[i] = A[i];
     }
     for (int64_t t = 0; t < steps; t++) {
 #pragma GCC unroll 4
         for (int i = 0; i < tile; i++) {
             vector decay = exp2_of(c->delta[t] * rate[i]);
-            decays[t][i] = decay;
+            past[t].before[i] = h[i];
+            past[t].decay[i] = decay;
             h[i] = decay * h[i] + c->drive[t] * pick(&B, constant_B, t, i);
-            history[t + 1][i] = h[i];
         }
     }
     for (int i = 0; i < tile; i++) {
@@ -283,8 +285,8 @@ INLINE void backward_tile(
         vector grad_drive = c->grad_drive[t];
         vector grad_exponent = c->grad_exponent[t], y = c->y[t];
         /* Constant projections have one sum, others one a step. */
-        vector *sum_B = grad_B + (constant_B ? 0 : t * states);
-        vector *sum_C = grad_C + (constant_C ? 0 : t * states);
+        vector *sum_B = grad_B + (constant_B ? 0 : t * 2 * states);
+        vector *sum_C = grad_C + (constant_C ? 0 : t * 2 * states);
 #pragma GCC unroll 4
         for (int i = 0; i < tile; i++) {
             vector b = pick(&B, constant_B, t, i);
@@ -294,8 +296,8 @@ INLINE void backward_tile(
             y += c_t * h[i];
             sum_B[i] += g[i] * drive;
             grad_drive += g[i] * b;
-            g[i] *= decays[t][i];
-            h[i] = history[t][i];
+            g[i] *= past[t].decay[i];
+            h[i] = past[t].before[i];
             vector through_decay = g[i] * h[i];
             sum_A[i] += through_decay * delta;
             grad_exponent += through_decay * rate[i];
@@ -335,12 +337,13 @@ INLINE void backward_states(
 /* Sums over lanes, of one chunk. */
 INLINE void store_sums(
     const struct scan *s, const struct range *r, const struct tensor *to,
-    int64_t row, int64_t start, int64_t steps, int64_t n, const vector *sums)
+    int64_t row, int64_t start, int64_t steps, int64_t n, int64_t stride,
+    const vector *sums)
 {
     for (int64_t t = 0; t < steps; t++) {
         REAL *grad = at(to, row, start + t) + r->part * s->grad_part;
         for (int64_t i = 0; i < n; i++)
-            grad[i] = sum_of_lanes(sums[t * n + i]);
+            grad[i] = sum_of_lanes(sums[t * stride + i]);
     }
 }
 
@@ -358,9 +361,14 @@ static void scan_backward(const void *arguments, void *scratch, int64_t task)
     vector *D = grad_weight + r.vectors * rank, *bias = D + r.vectors;
     vector *grad_D = bias + r.vectors, *grad_bias = grad_D + r.vectors;
     vector *grad_step = grad_bias + r.vectors;
-    vector *grad_B = grad_step + CHUNK * rank;
-    vector *grad_C = grad_B + (constant_B ? count : CHUNK * states);
-    vector *end = grad_C + (constant_C ? count : CHUNK * states);
+    /* Sums over channels of one chunk lie step by step: B, C.  Apart from each
+     * other they would be a multiple of 4 KiB away, and loads from the one
+     * wait for stores to the other. */
+    vector *sums = grad_step + CHUNK * rank;
+    vector *grad_B = constant_B ? sums + CHUNK * 2 * states : sums;
+    vector *grad_C =
+        constant_C ? sums + CHUNK * 2 * states + count : sums + states;
+    vector *end = sums + CHUNK * 2 * states + 2 * count;
     struct chunk_vectors c;
     vector u[CHUNK], slope[CHUNK], z[CHUNK], grad_y[CHUNK];
 
@@ -390,10 +398,7 @@ static void scan_backward(const void *arguments, void *scratch, int64_t task)
                                      * s->channels
                          : 0,
                    states, border);
-            if (!constant_B)
-                memset(grad_B, 0, steps * states * sizeof *grad_B);
-            if (!constant_C)
-                memset(grad_C, 0, steps * states * sizeof *grad_C);
+            memset(sums, 0, steps * 2 * states * sizeof *sums);
             memset(grad_step, 0, steps * rank * sizeof *grad_step);
 
             for (int64_t v = 0; v < r.vectors; v++) {
@@ -470,13 +475,13 @@ static void scan_backward(const void *arguments, void *scratch, int64_t task)
             }
             if (!constant_B)
                 store_sums(s, &r, &s->grad_B, row, start, steps, states,
-                           grad_B);
+                           2 * states, grad_B);
             if (!constant_C)
                 store_sums(s, &r, &s->grad_C, row, start, steps, states,
-                           grad_C);
+                           2 * states, grad_C);
             if (rank)
                 store_sums(s, &r, &s->grad_step, row, start, steps, rank,
-                           grad_step);
+                           rank, grad_step);
         }
     }
     int64_t slot = r.block * s->channels;

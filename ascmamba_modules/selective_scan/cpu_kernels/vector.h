@@ -33,7 +33,7 @@ typedef integer integers __attribute__((vector_size(VECTOR_BYTES)));
 
 INLINE vector constant(REAL x)
 {
-    return (vector){} + x;
+    return x - (vector){}; /* x + 0 would not keep -0, and cost an addition */
 }
 
 INLINE vector load(const REAL *from, int64_t lanes)
@@ -116,13 +116,11 @@ INLINE vector exp2_of(vector x)
 {
 #if VECTOR_BYTES == 64 && defined(__AVX512F__)
     /* scalef multiplies by 2**whole, whatever the range. */
-#if REAL_IS_DOUBLE
-    vector whole = (vector)_mm512_roundscale_pd((__m512d)x, 0);
+    vector whole = (x + ROUNDING_SHIFT) - ROUNDING_SHIFT;
     vector p = exp2_of_fraction(x - whole);
+#if REAL_IS_DOUBLE
     return (vector)_mm512_scalef_pd((__m512d)p, (__m512d)whole);
 #else
-    vector whole = (vector)_mm512_roundscale_ps((__m512)x, 0);
-    vector p = exp2_of_fraction(x - whole);
     return (vector)_mm512_scalef_ps((__m512)p, (__m512)whole);
 #endif
 #else
