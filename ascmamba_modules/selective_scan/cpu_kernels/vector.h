@@ -115,6 +115,9 @@ INLINE vector exp2_of_fraction(vector f)
 INLINE vector exp2_of(vector x)
 {
 #if VECTOR_BYTES == 64 && defined(__AVX512F__)
+    /* x is to be rounded here: were the product that it comes from fused with
+     * the subtractions, they would leave the rounding error of a huge x. */
+    __asm__("" : "+v"(x));
     /* scalef multiplies by 2**whole, whatever the range. */
     vector whole = (x + ROUNDING_SHIFT) - ROUNDING_SHIFT;
     vector p = exp2_of_fraction(x - whole);
