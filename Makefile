@@ -27,6 +27,7 @@ bench: $(READY)
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/selective_scan.py
+	$(BIN)/python benchmarks/model.py
 	$(BIN)/python benchmarks/model_size.py
 
 $(READY): setup.py $(wildcard $(KERNELS)/*)
