@@ -178,4 +178,4 @@ def test_bfloat16_autocast_stays_close_to_full_precision(kind, engine):
 
 def test_engine_reaches_the_scan():
     with pytest.raises(ValueError, match="abacus"):
-        Mamba(6, engine="abacus")(torch.randn(1, 5, 6))
+        Mamba(6, engine="abacus")
