@@ -123,6 +123,11 @@ class Mamba(nn.Module):
         torch.Tensor
             (batch, length, d_model).
         """
+        if x.dim() != 3 or x.numel() == 0:
+            raise ValueError(
+                "Mamba takes (batch, length, d_model), batch and length not "
+                f"0, got {tuple(x.shape)}."
+            )
         xz = self.in_proj(x)  # (B, L, 2 E)
         A = -torch.exp(self.A_log.float())  # (E, N)
         if choose_engine(self.engine, xz, A) == "cpu":

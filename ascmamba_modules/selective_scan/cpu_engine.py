@@ -187,6 +187,12 @@ def mamba_inner_cpu(
     >>> if cpu_library.why_not() is None:
     ...     y = mamba_inner_cpu(*inputs, *weights, -torch.rand(4, 2), None)
     """
+    if xz.numel() == 0:
+        raise ValueError(
+            f"Mamba: batch and length must not be 0, got {tuple(xz.shape[:2])}."
+        )
+    if mask is not None:
+        mask = mask.expand(xz.shape[:2])
     return _MambaInner.apply(
         xz,
         conv_weight,

@@ -176,6 +176,26 @@ def test_bfloat16_autocast_stays_close_to_full_precision(kind, engine):
         assert parameter.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+@pytest.mark.parametrize("shape", [(2, 0, 6), (0, 5, 6), (5, 6)])
+def test_wrong_shapes_are_refused(shape, engine):
+    with pytest.raises(ValueError, match="batch, length, d_model"):
+        Mamba(6, engine=engine)(torch.randn(shape))
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_mask_broadcasts_or_is_refused(engine):
+    mamba = Mamba(6, engine=engine)
+    x = torch.randn(3, 8, 6)
+    mask = torch.arange(8) < 5
+    torch.testing.assert_close(
+        mamba(x, mask[None]), mamba(x, mask.expand(3, 8))
+    )
+    for shape in ((3, 7), (2, 8), (3, 9)):
+        with pytest.raises(RuntimeError, match="size"):
+            mamba(x, torch.ones(shape))
+
+
 def test_engine_reaches_the_scan():
     with pytest.raises(ValueError, match="abacus"):
         Mamba(6, engine="abacus")
