@@ -8,6 +8,9 @@ READY := .venv/.ready
 # files suffice: no CUDA, no compiler, none of its own requirements.
 MAMBA_SSM := mamba-ssm==2.3.1
 
+# Compiled on installation.
+KERNELS := ascmamba_modules/selective_scan/cpu_kernels
+
 .PHONY: demo test lint bench clean
 
 demo: $(READY)
@@ -24,9 +27,10 @@ bench: $(READY)
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/selective_scan.py
+	$(BIN)/python benchmarks/model.py
 	$(BIN)/python benchmarks/model_size.py
 
-$(READY): setup.py
+$(READY): setup.py $(wildcard $(KERNELS)/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo 'Python 3.10 or newer is needed: make PYTHON=python3.12 ...'; \
 	    exit 1; }

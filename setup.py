@@ -4,11 +4,78 @@ torch and torchaudio are pinned together: torchaudio ended at 2.11.0 and does
 not import beside a newer torch.  mamba-ssm is optional, because its CUDA
 kernel has to be compiled (or downloaded) for the machine at hand; releases
 after 2.3.2 no longer build the kernel of Mamba-1 by default.
+
+The selective scan for CPUs is compiled here, with nothing but a C compiler.
+Without one the installation goes on, and the scan falls back on PyTorch.
 """
 
+import platform
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+KERNELS = Path("ascmamba_modules/selective_scan/cpu_kernels")
+# Compiler flags by instruction set; the machine at hand is asked when running.
+INSTRUCTION_SETS = {"baseline": ["-DVECTOR_BYTES=16"]}
+HAVE_X86 = platform.machine().lower() in ("x86_64", "amd64")
+if HAVE_X86:
+    INSTRUCTION_SETS["avx2"] = ["-DVECTOR_BYTES=32", "-mavx2", "-mfma"]
+    INSTRUCTION_SETS["avx512"] = [
+        "-DVECTOR_BYTES=64",
+        "-mavx512f",
+        "-mavx512dq",
+        "-mfma",
+    ]
+
+
+class BuildKernels(build_ext):
+    """Compiles kernels.c for each instruction set and type into one library.
+
+    The library is loaded with ctypes, so that it needs no header of Python or
+    PyTorch, and its name says nothing of either.
+    """
+
+    def get_ext_filename(self, fullname):
+        return str(Path(*fullname.split(".")).with_suffix(".so"))
+
+    def build_extension(self, extension):
+        # No -ffast-math: it would change the arithmetic of the whole process.
+        flags = ["-std=gnu11", "-O3", "-ffp-contract=fast"]
+        flags += [f"-DHAVE_X86={int(HAVE_X86)}"]
+        library = self.compile_all(extension, "library", flags)
+        flags += ["-fvisibility=hidden"]
+        objects = library + self.compile_all(extension, "threads", flags)
+        for name, set_flags in INSTRUCTION_SETS.items():
+            for real in ("float", "double"):
+                macros = [
+                    f"-DREAL={real}",
+                    f"-DREAL_IS_DOUBLE={int(real == 'double')}",
+                    f"-DKERNELS=kernels_{name}_{real}",
+                ]
+                objects += self.compile_all(
+                    extension,
+                    "kernels",
+                    flags + set_flags + macros,
+                    f"{name}_{real}",
+                )
+        self.compiler.link_shared_object(
+            objects,
+            self.get_ext_fullpath(extension.name),
+            extra_postargs=["-pthread"],
+        )
+
+    def compile_all(self, extension, stem, flags, variant="common"):
+        return self.compiler.compile(
+            [
+                source
+                for source in extension.sources
+                if Path(source).stem == stem
+            ],
+            output_dir=str(Path(self.build_temp, variant)),
+            extra_postargs=flags,
+        )
+
 
 TEST = [
     "einops",
@@ -28,6 +95,15 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["ascmamba_modules*"]),
+    ext_modules=[
+        Extension(
+            "ascmamba_modules.selective_scan.cpu_kernels",
+            sources=[str(path) for path in sorted(KERNELS.glob("*.c"))],
+            depends=[str(path) for path in sorted(KERNELS.glob("*.h"))],
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": BuildKernels},
     python_requires=">=3.10",
     install_requires=[
         "torch==2.11.*",

@@ -10,7 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ascmamba_modules.selective_scan import check_engine, selective_scan
+from ascmamba_modules.selective_scan import (
+    check_engine,
+    choose_engine,
+    mamba_inner_cpu,
+    selective_scan,
+)
 
 
 class Mamba(nn.Module):
@@ -99,7 +104,7 @@ class Mamba(nn.Module):
         with torch.no_grad():  # softplus(bias) = step
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
 
-    def forward(self, x, mask=None):
+    def forward(self, x, mask=None, reverse=False):
         """Maps a batch of sequences.
 
         Arguments
@@ -110,18 +115,52 @@ class Mamba(nn.Module):
             (batch, length), 1 at steps that belong to a sequence and 0 at
             padding.  The state passes padding at zero, so that padding may
             stand before as well as after a sequence.
+        reverse : bool
+            Whether to read time backwards, from the last step to the first.
 
         Returns
         -------
         torch.Tensor
             (batch, length, d_model).
         """
+        if x.dim() != 3 or x.numel() == 0:
+            raise ValueError(
+                "Mamba takes (batch, length, d_model), batch and length not "
+                f"0, got {tuple(x.shape)}."
+            )
+        xz = self.in_proj(x)  # (B, L, 2 E)
+        A = -torch.exp(self.A_log.float())  # (E, N)
+        if choose_engine(self.engine, xz, A) == "cpu":
+            y = self._inner_cpu(xz, A, mask, reverse)
+        else:
+            y = self._inner(xz, A, mask, reverse)
+        return self.out_proj(y)  # (B, L, D)
+
+    def _inner_cpu(self, xz, A, mask, reverse):
+        """All between the outer projections, fused."""
+        full = torch.promote_types(xz.dtype, torch.float32)
+        inputs = (
+            xz,
+            self.conv1d.weight,
+            self.conv1d.bias,
+            self.x_proj.weight,
+            self.dt_proj.weight,
+            self.dt_proj.bias,
+            A,
+            self.D,
+            mask,
+        )
+        with torch.autocast(xz.device.type, enabled=False):
+            inputs = (x if x is None else x.to(full) for x in inputs)
+            return mamba_inner_cpu(*inputs, reverse=reverse)  # (B, L, E)
+
+    def _inner(self, xz, A, mask, reverse):
+        """All between the outer projections, with any engine."""
+        u, z = xz.chunk(2, dim=-1)  # each (B, L, E)
         if mask is not None:
-            mask = mask.unsqueeze(-1).to(x.dtype)  # (B, L, 1)
-        u, z = self.in_proj(x).chunk(2, dim=-1)  # each (B, L, E)
-        if mask is not None:
+            mask = mask.unsqueeze(-1).to(u.dtype)  # (B, L, 1)
             u = u * mask
-        u = F.silu(self._causal_convolution(u))  # (B, L, E)
+        u = F.silu(self._causal_convolution(u, reverse))  # (B, L, E)
         if mask is not None:
             u = u * mask
         step, B, C = self.x_proj(u).split(
@@ -132,7 +171,7 @@ class Mamba(nn.Module):
         y = selective_scan(
             u.transpose(1, 2),  # (B, E, L)
             delta.transpose(1, 2),
-            -torch.exp(self.A_log.float()),  # (E, N)
+            A,
             B.transpose(1, 2),  # (B, N, L)
             C.transpose(1, 2),
             self.D.float(),
@@ -140,20 +179,25 @@ class Mamba(nn.Module):
             delta_bias=self.dt_proj.bias.float(),
             delta_softplus=True,
             engine=self.engine,
+            reverse=reverse,
         )
-        return self.out_proj(y.transpose(1, 2))  # (B, L, D)
+        return y.transpose(1, 2)  # (B, L, E)
 
-    def _causal_convolution(self, u):
+    def _causal_convolution(self, u, reverse):
         # As an image of height 1 whose channels are last in memory: oneDNN
         # has a fast depthwise kernel for those, not for sequences.
         image = u.transpose(1, 2).unsqueeze(2)  # (B, E, 1, L)
+        weight = self.conv1d.weight.unsqueeze(2)  # (E, 1, 1, d_conv)
         image = F.conv2d(
             image,
-            self.conv1d.weight.unsqueeze(2),  # (E, 1, 1, d_conv)
+            weight.flip(3) if reverse else weight,
             self.conv1d.bias,
             padding=(0, self.d_conv - 1),
             groups=self.d_inner,
-        )[..., : u.shape[1]]
+        )
+        # Padded at both ends; each direction keeps what lies in its past.
+        first = self.d_conv - 1 if reverse else 0
+        image = image[..., first : first + u.shape[1]]
         return image.squeeze(2).transpose(1, 2)  # (B, L, E)
 
 
@@ -201,6 +245,4 @@ class BidirectionalMamba(nn.Module):
         torch.Tensor
             (batch, length, d_model).
         """
-        flipped_mask = None if mask is None else mask.flip(1)
-        backwards = self.backwards(x.flip(1), flipped_mask).flip(1)
-        return self.forwards(x, mask) + backwards
+        return self.forwards(x, mask) + self.backwards(x, mask, reverse=True)

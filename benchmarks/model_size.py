@@ -5,8 +5,9 @@ steps that a causal convolution computes and drops included), counted by
 PyTorch's ``FlopCounterMode`` (two of its operations are one multiply-add), and
 of the selective scan.  The counter knows no scan, and would see those parts of
 an engine that happen to be matrix products.  So a stand-in takes the place of
-the scan, and each step, channel and state counts as 4 multiply-adds, whatever
-the engine: delta A; decay h + drive; (delta u) B; C h, summed over states.
+the scan, in a block that is not fused, and each step, channel and state counts
+as 4 multiply-adds, whatever the engine: delta A; decay h + drive; (delta u) B;
+C h, summed over states.
 
 Not counted: exponentials, norms, activations, gates, pooling, and additions
 of feature maps.
@@ -62,6 +63,7 @@ def multiply_adds(model, *inputs):
     # The counter sees neither fused attention nor the fused Transformer
     # layer; the latter is taken only where no gradient is asked for.
     with (
+        mock.patch("ascmamba_modules.mamba.choose_engine", lambda *_: "torch"),
         mock.patch("ascmamba_modules.mamba.selective_scan", counted_scan),
         sdpa_kernel(SDPBackend.MATH),
         torch.enable_grad(),

@@ -1,10 +1,16 @@
-"""Times the engines of the selective scan against mambapy's parallel scan.
+"""Times the engines of the selective scan against other implementations.
 
 All get float32 tensors with channels last, as a Mamba block has them, with
-step sizes that are ready (no softplus) and neither D nor gate.
+step sizes that are ready (no softplus) and neither D nor gate.  Beside them
+stands the time of the exponentials alone, one for each step, channel and
+state: PyTorch's ``exp`` on tensors that stay in the cache.
 """
 
 import argparse
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
 
 import torch
 from common import (
@@ -26,9 +32,14 @@ SHAPES = {
     "frequency": (2000, 128, 32),
     "long": (1, 128, 8000),
     "small": (4, 32, 200),
+    "reference": (8, 128, 500),
 }
 STATES = 16
 PEER = "mambapy"
+# A loop over time, whose backward pass is quadratic in length: for the shape
+# "reference" alone.
+REFERENCE = "selective_scan_ref"
+EXPONENTIALS = "exponentials alone"
 PASSES = ("forward", "forward + backward")
 
 
@@ -57,11 +68,41 @@ def scan_mambapy(u, delta, A, B, C):
     return (states @ C.unsqueeze(-1)).squeeze(-1)
 
 
+def selective_scan_ref():
+    """The reference of mamba-ssm, without what its package asks for.
+
+    Returns
+    -------
+    function
+        ``mamba_ssm.ops.selective_scan_interface.selective_scan_ref``.
+    """
+    spec = importlib.util.find_spec("mamba_ssm")
+    if spec is None:
+        raise ModuleNotFoundError("mamba-ssm is not installed; use make bench.")
+    # Its __init__.py imports whole language models, the file its kernel.
+    package = ModuleType("mamba_ssm")
+    package.__path__ = list(spec.submodule_search_locations)
+    sys.modules["mamba_ssm"] = package
+    sys.modules["selective_scan_cuda"] = ModuleType("selective_scan_cuda")
+    module = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
+    return module.selective_scan_ref
+
+
+def exponentials(u, A):
+    """One exponential for each step, channel and state, in the cache."""
+    block = torch.randn(2**16)
+    result = torch.empty_like(block)
+    for _ in range(u.numel() * A.shape[1] // len(block)):
+        torch.exp(block, out=result)
+
+
 def scan(name, u, delta, A, B, C):
     """Runs mambapy or an engine; arguments as in :func:`scan_mambapy`."""
     if name == PEER:
         return scan_mambapy(u, delta, A, B, C)
     u, delta, B, C = (x.transpose(1, 2) for x in (u, delta, B, C))
+    if name == REFERENCE:
+        return selective_scan_ref()(u, delta, A, B, C).transpose(1, 2)
     return selective_scan(u, delta, A, B, C, engine=name).transpose(1, 2)
 
 
@@ -92,7 +133,7 @@ def prepare(name, pass_name, shape, device="cpu"):
     Arguments
     ---------
     name : str
-        "mambapy" or an engine.
+        "mambapy", an engine, REFERENCE or EXPONENTIALS.
     pass_name : str
         One of PASSES.
     shape : tuple
@@ -109,7 +150,9 @@ def prepare(name, pass_name, shape, device="cpu"):
     grad_output = torch.randn_like(inputs[0])
 
     def run(inputs=inputs, grad_output=grad_output):
-        if pass_name == "forward":
+        if name == EXPONENTIALS:
+            exponentials(inputs[0], inputs[2])
+        elif pass_name == "forward":
             with torch.no_grad():
                 scan(name, *inputs)
         else:
@@ -142,6 +185,10 @@ def rows(shape, rounds, device="cpu"):
         One dict a row of the table.
     """
     names = [PEER, *_engines(device)]
+    if device == "cpu":
+        names.append(EXPONENTIALS)
+        if shape == SHAPES["reference"]:
+            names.append(REFERENCE)
     table = []
     for pass_name in PASSES:
         functions = {n: prepare(n, pass_name, shape, device) for n in names}
@@ -222,8 +269,8 @@ def main():
         "--shapes",
         nargs="+",
         choices=list(SHAPES),
-        default=["time", "frequency", "long"],
-        help="shapes to run (default: time frequency long)",
+        default=["time", "frequency", "long", "reference"],
+        help="shapes to run (default: all but small)",
     )
     parser.add_argument(
         "--rounds", type=int, default=3, help="calls of each (default: 3)"

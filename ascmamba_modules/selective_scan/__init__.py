@@ -1,7 +1,9 @@
 """The selective scan of Mamba: one operation, several engines."""
 
+from ascmamba_modules.selective_scan.cpu_engine import mamba_inner_cpu
 from ascmamba_modules.selective_scan.interface import (
     check_engine,
+    choose_engine,
     engine_status,
     selective_scan,
 )

@@ -1,10 +1,13 @@
 """One entry to the selective scan, whichever engine computes it."""
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from speechbrain.utils.logger import get_logger
 
-from ascmamba_modules.selective_scan import mamba_ssm_engine
+from ascmamba_modules.selective_scan import cpu_library, mamba_ssm_engine
+from ascmamba_modules.selective_scan.cpu_engine import scan_cpu
 from ascmamba_modules.selective_scan.torch_engine import scan_torch
 
 logger = get_logger(__name__)
@@ -24,6 +27,7 @@ def selective_scan(
     delta_softplus=False,
     return_last_state=False,
     engine="auto",
+    reverse=False,
 ):
     """Runs the input-dependent state space model of Mamba over a sequence.
 
@@ -31,9 +35,10 @@ def selective_scan(
     h[t] = exp(d[t] A) h[t-1] + d[t] B[t] u[t] and
     y[t] = (C[t] h[t] + D u[t]) * silu(z[t]).
     Names, shapes, types and results are those of
-    ``mamba_ssm.ops.selective_scan_interface.selective_scan_fn``, for real A.
-    The state is kept in float32 (float64 for float64 input), whatever the
-    type of the inputs and under autocast too.
+    ``mamba_ssm.ops.selective_scan_interface.selective_scan_fn``, for real A;
+    ``engine`` and ``reverse`` come on top.  The state is kept in float32
+    (float64 for float64 input), whatever the type of the inputs and under
+    autocast too.
 
     Source: A. Gu and T. Dao, "Mamba: Linear-Time Sequence Modeling with
     Selective State Spaces", 2023, equations 2 and 4.
@@ -61,8 +66,11 @@ def selective_scan(
         Whether to return the state after the last step as well.
     engine : str
         "auto" takes the fastest engine that runs here, and logs which once;
-        "torch" runs anywhere; "mamba_ssm" is the CUDA kernel of mamba-ssm,
-        which knows no float64 and no gradient through the last state.
+        "torch" runs anywhere; "cpu" is compiled for CPUs when the package is
+        installed; "mamba_ssm" is the CUDA kernel of mamba-ssm, which knows no
+        float64 and no gradient through the last state.
+    reverse : bool
+        Whether to read time backwards, from the last step to the first.
 
     Returns
     -------
@@ -74,7 +82,7 @@ def selective_scan(
     Raises
     ------
     ValueError
-        For shapes that do not fit, complex A, or an unknown engine.
+        For shapes, types or devices that do not fit, or an unknown engine.
     RuntimeError
         If the engine asked for cannot run here, with reason and remedy.
 
@@ -86,16 +94,39 @@ def selective_scan(
     >>> y.shape, state.shape
     (torch.Size([2, 8, 50]), torch.Size([2, 8, 16]))
     """
+    tensors = {
+        "u": u,
+        "delta": delta,
+        "A": A,
+        "B": B,
+        "C": C,
+        "D": D,
+        "z": z,
+        "delta_bias": delta_bias,
+    }
+    _check_types(tensors)
     B, C = _with_group_axis(B), _with_group_axis(C)
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
-    engine = _choose(engine, u, A, return_last_state)
+    engine = choose_engine(engine, u, A, return_last_state)
     inputs = (u, delta, A, B, C, D, z, delta_bias)
     if engine == "mamba_ssm":
-        return mamba_ssm_engine.scan_mamba_ssm(
+        if reverse:
+            inputs = _flipped(*inputs)
+        results = mamba_ssm_engine.scan_mamba_ssm(
             *inputs, delta_softplus, return_last_state
         )
+        if not reverse:
+            return results
+        if return_last_state:
+            return results[0].flip(2), results[1]
+        return results.flip(2)
     with torch.autocast(u.device.type, enabled=False):
-        y, last_state = _scan_in_full_precision(inputs, delta_softplus)
+        full = torch.promote_types(u.dtype, torch.float32)
+        inputs = [x if x is None else x.to(full) for x in inputs]
+        if engine == "cpu":
+            y, last_state = scan_cpu(*inputs, delta_softplus, reverse)
+        else:
+            y, last_state = _scan_torch(*inputs, delta_softplus, reverse)
     y = y.to(u.dtype)
     return (y, last_state) if return_last_state else y
 
@@ -118,24 +149,45 @@ def engine_status(device="cpu"):
     >>> engine_status("cpu")["torch"] is None
     True
     """
-    reason = "the tensors are not on a CUDA GPU; move the model there"
-    if torch.device(device).type == "cuda":
-        reason = mamba_ssm_engine.why_not()
-    return {"mamba_ssm": reason, "torch": None}
+    kind = torch.device(device).type
+    status = {
+        "mamba_ssm": "the tensors are not on a CUDA GPU; move the model there",
+        "cpu": "the tensors are not on the CPU; move the model there",
+        "torch": None,
+    }
+    if kind == "cuda":
+        status["mamba_ssm"] = mamba_ssm_engine.why_not()
+    if kind == "cpu":
+        status["cpu"] = cpu_library.why_not()
+    return status
 
 
 def check_engine(engine):
-    """Raises a ValueError unless ``engine`` is a name of an engine.
+    """Raises an error unless ``engine`` can run on this machine.
 
     Arguments
     ---------
     engine : str
         "auto" or the name of an engine.
 
+    Raises
+    ------
+    ValueError
+        If there is no engine of that name.
+    RuntimeError
+        If it can run on no device of this machine, with reason and remedy.
+
     Example
     -------
     >>> check_engine("torch")
     """
+    _check_name(engine)
+    never = {"mamba_ssm": mamba_ssm_engine, "cpu": cpu_library}
+    if engine in never:
+        _refuse(engine, never[engine].why_not())
+
+
+def _check_name(engine):
     names = ("auto", *engine_status())
     if engine not in names:
         raise ValueError(
@@ -144,39 +196,73 @@ def check_engine(engine):
         )
 
 
-def _choose(engine, u, A, return_last_state):
-    check_engine(engine)
+def _refuse(engine, reason):
+    if reason:
+        raise RuntimeError(f"Engine '{engine}' cannot run here: {reason}.")
+
+
+def choose_engine(engine, u, A, return_last_state=False):
+    """Names the engine that a scan will take.
+
+    Arguments
+    ---------
+    engine : str
+        "auto" or the name of an engine.
+    u, A : torch.Tensor
+        As in :func:`selective_scan`; their devices and types count.
+    return_last_state : bool
+        As in :func:`selective_scan`.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As :func:`selective_scan` does.
+
+    Example
+    -------
+    >>> choose_engine("torch", torch.rand(1, 4, 7), torch.rand(4, 3))
+    'torch'
+    """
     if engine == "torch":
         return engine
+    _check_name(engine)
     status = engine_status(u.device)
     status["mamba_ssm"] = status["mamba_ssm"] or mamba_ssm_engine.misfit(u, A)
     if engine != "auto":
-        if status[engine]:
-            raise RuntimeError(
-                f"Engine '{engine}' cannot run here: {status[engine]}."
-            )
+        _refuse(engine, status[engine])
         return engine
     if return_last_state and torch.is_grad_enabled():
-        return "torch"  # the one that gives the last state a gradient
+        del status["mamba_ssm"]  # it gives the last state no gradient
     choice = next(name for name, reason in status.items() if not reason)
-    if (choice, u.device.type) not in _logged_choices:
-        _logged_choices.add((choice, u.device.type))
-        passed_over = [f"{k}: {v}" for k, v in status.items() if v]
-        logger.info(
-            "Selective scan on %s: engine '%s'%s",
-            u.device.type,
-            choice,
-            f" ({'; '.join(passed_over)})" if passed_over else "",
-        )
+    _log_once(choice, u.device.type, status)
     return choice
 
 
-def _scan_in_full_precision(inputs, delta_softplus):
-    double = inputs[0].dtype == torch.float64
-    full = torch.float64 if double else torch.float32
-    u, delta, A, B, C, D, z, delta_bias = (
-        x if x is None else x.to(full) for x in inputs
+def _log_once(choice, device, status):
+    if (choice, device) in _logged_choices:
+        return
+    _logged_choices.add((choice, device))
+    passed_over = [f"{k}: {v}" for k, v in status.items() if v]
+    # Slow where it need not be is worth a warning.
+    slow = device == "cpu" and choice != "cpu"
+    logger.log(
+        logging.WARNING if slow else logging.INFO,
+        "Selective scan on %s: engine '%s'%s",
+        device,
+        choice,
+        f" ({'; '.join(passed_over)})" if passed_over else "",
     )
+
+
+def _scan_torch(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
+    if reverse:
+        u, delta, A, B, C, D, z, delta_bias = _flipped(
+            u, delta, A, B, C, D, z, delta_bias
+        )
     if delta_bias is not None:
         delta = delta + delta_bias.unsqueeze(-1)
     if delta_softplus:
@@ -186,12 +272,38 @@ def _scan_in_full_precision(inputs, delta_softplus):
         y = torch.addcmul(y, u, D.unsqueeze(-1))
     if z is not None:
         y = y * F.silu(z)
-    return y, last_state
+    return y.flip(2) if reverse else y, last_state
+
+
+def _flipped(u, delta, A, B, C, D, z, delta_bias):
+    """The inputs with time running backwards."""
+    u, delta, z = (x if x is None else x.flip(2) for x in (u, delta, z))
+    B, C = (x.flip(3) if x.dim() == 4 else x for x in (B, C))
+    return u, delta, A, B, C, D, z, delta_bias
 
 
 def _with_group_axis(projection):
     """(B, N, L) is one group for all channels."""
     return projection.unsqueeze(1) if projection.dim() == 3 else projection
+
+
+def _check_types(tensors):
+    device = tensors["u"].device
+    for name, x in tensors.items():
+        if x is None:
+            continue
+        if x.is_complex():
+            raise ValueError(f"selective_scan: {name} must be real.")
+        if not x.is_floating_point():
+            raise ValueError(
+                f"selective_scan: {name} must be of a floating-point type, "
+                f"got {x.dtype}."
+            )
+        if x.device != device:
+            raise ValueError(
+                f"selective_scan: {name} is on {x.device}, u on {device}; "
+                "move them together."
+            )
 
 
 def _check_shapes(u, delta, A, B, C, D, z, delta_bias):
@@ -200,8 +312,6 @@ def _check_shapes(u, delta, A, B, C, D, z, delta_bias):
             "selective_scan: u must be (batch, channels, length), got "
             f"{tuple(u.shape)}."
         )
-    if A.is_complex() or B.is_complex() or C.is_complex():
-        raise ValueError("selective_scan: A, B and C must be real.")
     batch, channels, length = u.shape
     if u.numel() == 0 or A.dim() != 2 or A.shape[0] != channels:
         raise ValueError(

@@ -34,10 +34,11 @@ def test_parameters_are_those_of_mamba_ssm(
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("to_ours", [True, False], ids=["to ours", "from ours"])
+@pytest.mark.parametrize("engine", ["auto", "torch"])
 def test_moved_weights_give_the_results_of_mamba_ssm(
-    to_ours, options, mamba_ssm_reference, randomise
+    engine, to_ours, options, mamba_ssm_reference, randomise
 ):
-    ours = randomise(Mamba(12, **options))
+    ours = randomise(Mamba(12, engine=engine, **options))
     theirs = randomise(mamba_ssm_reference.Mamba(12, **options))
     if to_ours:
         ours.load_state_dict(theirs.state_dict())
@@ -89,9 +90,12 @@ def test_output_depends_on_the_past_alone(randomise):
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+@pytest.mark.parametrize("engine", ["auto", "torch"])
 @pytest.mark.parametrize("kind", [Mamba, BidirectionalMamba])
-def test_padding_before_and_after_changes_nothing(kind, dtype, randomise):
-    mamba = randomise(kind(6, bias=True))
+def test_padding_before_and_after_changes_nothing(
+    kind, engine, dtype, randomise
+):
+    mamba = randomise(kind(6, bias=True, engine=engine))
     spans = [(0, 20), (0, 7), (13, 20), (4, 15), (9, 10), (0, 1), (19, 20)]
     x = 10 * torch.randn(len(spans), 20, 6)  # padding holds garbage
     mask = torch.zeros(len(spans), 20, dtype=dtype)
@@ -105,13 +109,40 @@ def test_padding_before_and_after_changes_nothing(kind, dtype, randomise):
         )
 
 
-def test_bidirectional_is_the_sum_of_a_block_each_way(randomise):
-    mamba = randomise(BidirectionalMamba(6, d_state=4))
-    x = torch.randn(2, 15, 6)
-    backwards = torch.stack(
-        mamba.backwards(torch.stack(x.unbind(1)[::-1], 1)).unbind(1)[::-1], 1
+@pytest.mark.parametrize("d_conv", [2, 4])
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_reverse_reads_from_the_last_step_to_the_first(
+    engine, d_conv, randomise
+):
+    mamba = randomise(Mamba(6, d_conv=d_conv, engine=engine))
+    x = torch.randn(2, 75, 6)
+    mask = torch.arange(75) < torch.tensor([[75], [40]])
+    flipped = torch.stack(x.unbind(1)[::-1], 1)
+    flipped_mask = torch.stack(mask.unbind(1)[::-1], 1)
+    expected = mamba(flipped, flipped_mask)
+    expected = torch.stack(expected.unbind(1)[::-1], 1)
+    torch.testing.assert_close(
+        mamba(x, mask, reverse=True)[mask], expected[mask]
     )
-    torch.testing.assert_close(mamba(x), mamba.forwards(x) + backwards)
+
+
+def test_engines_give_the_same_gradients_of_padded_sequences(randomise):
+    mamba = randomise(BidirectionalMamba(20, d_state=5))
+    x = torch.randn(3, 75, 20, requires_grad=True)
+    mask = torch.arange(75) < torch.tensor([[75], [40], [1]])
+    weight = torch.randn(3, 75, 20) * mask.unsqueeze(-1)
+    results = []
+    for engine in ("auto", "torch"):
+        mamba.forwards.engine = mamba.backwards.engine = engine
+        y = (mamba(x, mask) * weight).sum()
+        results.append(torch.autograd.grad(y, [x, *mamba.parameters()]))
+    for actual, expected in zip(*results):
+        torch.testing.assert_close(
+            actual,
+            expected,
+            rtol=1e-4,
+            atol=1e-6 * expected.abs().max().item(),
+        )
 
 
 def test_bidirectional_sees_past_and_future(randomise):
@@ -128,9 +159,10 @@ def test_bidirectional_passes_its_options_to_both_blocks():
         assert block.conv1d.weight.shape == (6, 1, 3)
 
 
+@pytest.mark.parametrize("engine", ["auto", "torch"])
 @pytest.mark.parametrize("kind", [Mamba, BidirectionalMamba])
-def test_bfloat16_autocast_stays_close_to_full_precision(kind):
-    mamba = kind(16)
+def test_bfloat16_autocast_stays_close_to_full_precision(kind, engine):
+    mamba = kind(16, engine=engine)
     x = torch.randn(2, 50, 16)
     expected = mamba(x)
     with torch.autocast("cpu", torch.bfloat16):
@@ -144,6 +176,26 @@ def test_bfloat16_autocast_stays_close_to_full_precision(kind):
         assert parameter.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+@pytest.mark.parametrize("shape", [(2, 0, 6), (0, 5, 6), (5, 6)])
+def test_wrong_shapes_are_refused(shape, engine):
+    with pytest.raises(ValueError, match="batch, length, d_model"):
+        Mamba(6, engine=engine)(torch.randn(shape))
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_mask_broadcasts_or_is_refused(engine):
+    mamba = Mamba(6, engine=engine)
+    x = torch.randn(3, 8, 6)
+    mask = torch.arange(8) < 5
+    torch.testing.assert_close(
+        mamba(x, mask[None]), mamba(x, mask.expand(3, 8))
+    )
+    for shape in ((3, 7), (2, 8), (3, 9)):
+        with pytest.raises(RuntimeError, match="size"):
+            mamba(x, torch.ones(shape))
+
+
 def test_engine_reaches_the_scan():
     with pytest.raises(ValueError, match="abacus"):
-        Mamba(6, engine="abacus")(torch.randn(1, 5, 6))
+        Mamba(6, engine="abacus")

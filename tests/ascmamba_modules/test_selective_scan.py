@@ -2,11 +2,18 @@
 
 import logging
 import math
+import shutil
+import sysconfig
 
 import pytest
 import torch
+from hypothesis import (
+    given,
+    strategies as st,
+)
 
 from ascmamba_modules.selective_scan import (
+    cpu_library,
     engine_status,
     interface,
     selective_scan,
@@ -21,8 +28,16 @@ on_gpu = [
         not torch.cuda.is_available(), reason="no CUDA GPU is visible"
     ),
 ]
+# Where there is a compiler the kernels must be there.
+compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+compiled = pytest.mark.skipif(
+    shutil.which(compiler) is None and not cpu_library.LIBRARY.exists(),
+    reason=f"no C compiler ({compiler}) to compile the kernels with",
+)
+ON_CPU = ["torch", pytest.param("cpu", marks=compiled)]
 ENGINES = [
     pytest.param("torch", "cpu", id="torch"),
+    pytest.param("cpu", "cpu", marks=compiled, id="cpu"),
     pytest.param("torch", "cuda", marks=on_gpu, id="torch-cuda"),
     pytest.param("mamba_ssm", "cuda", marks=on_gpu, id="mamba_ssm"),
 ]
@@ -31,6 +46,8 @@ ENGINES = [
 CASES = [
     pytest.param({}, id="plain"),
     pytest.param({"sizes": (2, 5, 3, 37)}, id="odd sizes"),
+    pytest.param({"sizes": (3, 37, 7, 65)}, id="odd sizes, several vectors"),
+    pytest.param({"sizes": (70, 16, 16, 32)}, id="many sequences"),
     pytest.param({"sizes": (2, 4, 3, 1)}, id="one step"),
     pytest.param({"sizes": (2, 4, 1, 20)}, id="one state"),
     pytest.param({"sizes": (1, 1, 1, 1)}, id="one of each"),
@@ -227,25 +244,31 @@ def test_equals_the_recurrence_in_float64(engine, device, case, set_chunks):
             exact,
             through_state,
         ),
-        tolerance=1e-5 if engine == "torch" else 1e-3,
+        tolerance={"torch": 1e-5, "cpu": 2e-6, "mamba_ssm": 1e-3}[engine],
     )
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_equals_the_reference_of_mamba_ssm(
-    case, set_chunks, mamba_ssm_reference
+    engine, case, set_chunks, mamba_ssm_reference
 ):
     set_chunks(case)
     softplus = case.get("softplus", True)
     inputs = make_inputs(**case)
 
-    def scan_with(function):
+    def scan_with(function, **options):
         return lambda tensors: function(
-            *tensors.values(), delta_softplus=softplus, return_last_state=True
+            *tensors.values(),
+            delta_softplus=softplus,
+            return_last_state=True,
+            **options,
         )
 
     assert_equal_results(
-        run_with_gradients(scan_with(selective_scan), inputs, True),
+        run_with_gradients(
+            scan_with(selective_scan, engine=engine), inputs, True
+        ),
         run_with_gradients(
             scan_with(mamba_ssm_reference.selective_scan_ref), inputs, True
         ),
@@ -254,16 +277,241 @@ def test_equals_the_reference_of_mamba_ssm(
 
 
 @pytest.mark.parametrize("projection", ["shared", "grouped", "constant"])
-def test_gradients_equal_finite_differences(projection, set_chunks):
+@pytest.mark.parametrize("engine", ON_CPU)
+def test_gradients_equal_finite_differences(engine, projection, set_chunks):
     set_chunks({"max_chunk": 2})
     inputs = make_inputs(
         sizes=(1, 2, 2, 5), B=projection, C=projection, dtype=torch.float64
     )
     assert torch.autograd.gradcheck(
         lambda *tensors: selective_scan(
-            *tensors, delta_softplus=True, return_last_state=True
+            *tensors,
+            delta_softplus=True,
+            return_last_state=True,
+            engine=engine,
         ),
         tuple(inputs.values()),
+    )
+
+
+@pytest.mark.parametrize("number", range(len(cpu_library.INSTRUCTION_SETS)))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@compiled
+def test_every_instruction_set_gives_the_same(number, dtype, monkeypatch):
+    if number > cpu_library.instruction_set():
+        name = cpu_library.INSTRUCTION_SETS[number]
+        pytest.skip(f"this machine has no {name}")
+    monkeypatch.setattr(cpu_library, "instruction_set", lambda: number)
+    inputs = make_inputs((3, 37, 7, 65), dtype=dtype)
+
+    def scan_with(engine):
+        return lambda tensors: selective_scan(
+            **tensors,
+            delta_softplus=True,
+            return_last_state=True,
+            engine=engine,
+        )
+
+    assert_equal_results(
+        run_with_gradients(scan_with("cpu"), inputs, True),
+        run_with_gradients(scan_with("torch"), inputs, True),
+        tolerance=1e-5 if dtype == torch.float32 else 1e-13,
+    )
+
+
+@pytest.mark.parametrize("engine", ON_CPU)
+@pytest.mark.parametrize("B", ["shared", "constant"])
+def test_reverse_reads_from_the_last_step_to_the_first(engine, B):
+    inputs = make_inputs((2, 5, 3, 37), B=B)
+
+    def scan(tensors):
+        return selective_scan(
+            **tensors,
+            delta_softplus=True,
+            return_last_state=True,
+            engine=engine,
+            reverse=True,
+        )
+
+    def scan_flipped(tensors):
+        tensors = {
+            name: x.flip(-1) if name in ("u", "delta", "z", "C") else x
+            for name, x in tensors.items()
+        }
+        if B == "shared":
+            tensors["B"] = tensors["B"].flip(-1)
+        y, last_state = selective_scan(
+            **tensors,
+            delta_softplus=True,
+            return_last_state=True,
+            engine=engine,
+        )
+        return y.flip(-1), last_state
+
+    assert_equal_results(
+        run_with_gradients(scan, inputs, True),
+        run_with_gradients(scan_flipped, inputs, True),
+        tolerance=1e-6,
+    )
+
+
+@pytest.fixture
+def set_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@compiled
+@pytest.mark.parametrize(
+    "sizes", [(130, 16, 16, 40), (1, 100, 16, 900)], ids=str
+)
+def test_results_do_not_depend_on_the_number_of_threads(sizes, set_threads):
+    inputs = make_inputs(sizes)
+
+    def results(threads):
+        set_threads(threads)
+        return run_with_gradients(
+            lambda tensors: selective_scan(
+                **tensors,
+                delta_softplus=True,
+                return_last_state=True,
+                engine="cpu",
+            ),
+            inputs,
+            True,
+        )
+
+    expected = results(1)
+    for threads in (2, 5):
+        for name, x in results(threads).items():
+            assert torch.equal(x, expected[name]), name
+
+
+class Scans(torch.utils.data.Dataset):
+    """Runs the scan wherever it is read."""
+
+    def __init__(self, inputs):
+        self.inputs = inputs
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        inputs = {n: x.detach().clone() for n, x in self.inputs.items()}
+        u = inputs["u"].requires_grad_()
+        y = selective_scan(**inputs, delta_softplus=True, engine="cpu")
+        y.sum().backward()
+        return y.detach(), u.grad
+
+
+@compiled
+def test_runs_in_forked_workers_of_a_data_loader(monkeypatch):
+    # Threads for the scan alone: PyTorch's own hang after a fork.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    scans = Scans(make_inputs((4, 32, 16, 300)))
+    expected = scans[0]  # with threads, before the fork
+    loader = torch.utils.data.DataLoader(
+        scans,
+        batch_size=None,
+        num_workers=2,
+        multiprocessing_context="fork",
+        timeout=60,
+    )
+    for results in loader:
+        for actual, x in zip(results, expected):
+            assert torch.equal(actual, x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@compiled
+def test_nan_goes_where_the_recurrence_takes_it(name):
+    inputs = make_inputs((2, 5, 3, 70))
+    with torch.no_grad():
+        index = [size // 2 for size in inputs[name].shape]
+        inputs[name][tuple(index)] = torch.nan
+
+    def scan_with(engine):
+        return lambda tensors: selective_scan(
+            **tensors,
+            delta_softplus=True,
+            return_last_state=True,
+            engine=engine,
+        )
+
+    actual = run_with_gradients(scan_with("cpu"), inputs, True)
+    expected = run_with_gradients(scan_with("torch"), inputs, True)
+    assert actual["y"].isnan().any()
+    for key, x in expected.items():
+        assert torch.equal(actual[key].isnan(), x.isnan()), key
+
+
+@compiled
+def test_extreme_step_sizes_give_the_limits():
+    u = torch.ones(1, 1, 6)
+    delta = torch.tensor([[[-1e30, -200.0, 0.0, 200.0, 1e30, torch.inf]]])
+    A, B = torch.tensor([[-1.0]]), torch.ones(1, 1, 6)
+    results = [
+        selective_scan(u, delta, A, B, B, delta_softplus=True, engine=engine)
+        for engine in ("cpu", "torch")
+    ]
+    torch.testing.assert_close(*results, rtol=1e-6, atol=0)
+
+
+def layouts(x, seed):
+    """x in some other order of memory, with gaps."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(x.dim(), generator=generator).tolist()
+    gap = 1 + seed % 2
+    shape = [x.shape[axis] for axis in order]
+    buffer = x.new_zeros(*shape, gap)[..., 0]
+    view = buffer.permute(*(order.index(axis) for axis in range(x.dim())))
+    return view.copy_(x)
+
+
+@compiled
+@given(st.data())
+def test_any_input_gives_what_the_torch_engine_gives(data):
+    draw = data.draw
+    kinds = st.sampled_from(["shared", "grouped", "each", "constant"])
+    sizes = (
+        draw(st.integers(1, 70)),
+        6 * draw(st.integers(1, 8)),  # divides into 2 and 3 groups
+        draw(st.integers(1, 19)),
+        draw(st.integers(1, 70)),
+    )
+    softplus = draw(st.booleans())
+    inputs = make_inputs(
+        sizes,
+        B=draw(kinds),
+        C=draw(kinds),
+        without=draw(st.sets(st.sampled_from(["D", "z", "delta_bias"]))),
+        softplus=softplus,
+        dtype=torch.float64,
+    )
+    inputs = {
+        name: x if x is None else layouts(x.detach(), draw(st.integers(0, 9)))
+        for name, x in inputs.items()
+    }
+    inputs = {
+        name: x if x is None else x.requires_grad_()
+        for name, x in inputs.items()
+    }
+    reverse = draw(st.booleans())
+
+    def scan_with(engine):
+        return lambda tensors: selective_scan(
+            **tensors,
+            delta_softplus=softplus,
+            return_last_state=True,
+            engine=engine,
+            reverse=reverse,
+        )
+
+    assert_equal_results(
+        run_with_gradients(scan_with("cpu"), inputs, True),
+        run_with_gradients(scan_with("torch"), inputs, True),
+        tolerance=1e-11,
     )
 
 
@@ -276,20 +524,21 @@ def test_last_state_comes_only_if_asked_for():
     )
 
 
+@pytest.mark.parametrize("engine", ON_CPU)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_inputs_keep_a_float32_state(dtype):
+def test_half_precision_inputs_keep_a_float32_state(dtype, engine):
     inputs = make_inputs(sizes=(2, 4, 8, 100))
     for name in ("u", "delta", "B", "C", "z"):
         inputs[name] = inputs[name].detach().to(dtype).requires_grad_()
     y, last_state = selective_scan(
-        **inputs, delta_softplus=True, return_last_state=True
+        **inputs, delta_softplus=True, return_last_state=True, engine=engine
     )
     assert y.dtype == dtype
     assert last_state.dtype == torch.float32
 
     full = {name: x.detach().float() for name, x in inputs.items()}
     expected, expected_state = selective_scan(
-        **full, delta_softplus=True, return_last_state=True
+        **full, delta_softplus=True, return_last_state=True, engine=engine
     )
     # No error but that of rounding the output once.
     rounding = torch.finfo(dtype).eps
@@ -304,13 +553,17 @@ def test_half_precision_inputs_keep_a_float32_state(dtype):
         assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("engine", ON_CPU)
 @pytest.mark.parametrize("B", ["shared", "constant"])
-def test_autocast_costs_no_precision(B):
+def test_autocast_costs_no_precision(B, engine):
     inputs = make_inputs(sizes=(2, 8, 8, 100), B=B)
 
     def scan(tensors):
         return selective_scan(
-            **tensors, delta_softplus=True, return_last_state=True
+            **tensors,
+            delta_softplus=True,
+            return_last_state=True,
+            engine=engine,
         )
 
     expected = run_with_gradients(scan, inputs, True)
@@ -328,10 +581,11 @@ def constant_inputs(A, length=5000):
     return u, delta, A, B, C
 
 
+@pytest.mark.parametrize("engine", ON_CPU)
 @pytest.mark.parametrize("decay", [-1e4, 0.0], ids=["forgets", "remembers"])
-def test_long_sequences_stay_finite_and_exact(decay):
+def test_long_sequences_stay_finite_and_exact(decay, engine):
     u, delta, A, B, C = constant_inputs(decay)
-    y = selective_scan(u, delta, A, B, C)
+    y = selective_scan(u, delta, A, B, C, engine=engine)
     # (batch, channels, state, length)
     state = (B.unsqueeze(1) * u.unsqueeze(2)).double()
     if decay == 0.0:
@@ -361,13 +615,17 @@ def test_long_sequences_stay_finite_and_exact(decay):
         ({"D": torch.rand(5)}, "D must be"),
         ({"z": torch.rand(2, 5, 20)}, "z must be"),
         ({"delta_bias": torch.rand(4, 1)}, "delta_bias must be"),
-        ({"A": torch.rand(4, 3, dtype=torch.cfloat)}, "must be real"),
+        ({"A": torch.rand(4, 3, dtype=torch.cfloat)}, "A must be real"),
+        ({"u": torch.ones(2, 4, 20, dtype=torch.int64)}, "u must.*int64"),
+        ({"D": torch.ones(4, dtype=torch.bool)}, "D must.*bool"),
+        ({"z": torch.rand(2, 4, 20, device="meta")}, "z is on meta, u on cpu"),
         ({"engine": "abacus"}, "Unknown engine 'abacus'.*torch"),
     ],
 )
-def test_wrong_arguments_are_refused(wrong, message):
+@pytest.mark.parametrize("engine", ON_CPU)
+def test_wrong_arguments_are_refused(wrong, message, engine):
     with pytest.raises(ValueError, match=message):
-        selective_scan(**{**make_inputs(), **wrong})
+        selective_scan(**{**make_inputs(), "engine": engine, **wrong})
 
 
 def test_engine_that_cannot_run_is_refused_with_reason_and_remedy():
@@ -379,19 +637,48 @@ def test_engine_that_cannot_run_is_refused_with_reason_and_remedy():
     assert reason in str(raised.value)
 
 
-def test_auto_logs_its_choice_once(monkeypatch, caplog):
+@compiled
+def test_compiled_engine_is_the_choice_for_the_cpu():
+    assert engine_status("cpu")["cpu"] is None
+    assert interface.choose_engine("auto", **sample_inputs()) == "cpu"
+
+
+def sample_inputs():
+    inputs = make_inputs()
+    return {"u": inputs["u"], "A": inputs["A"]}
+
+
+@pytest.mark.parametrize("reason", [None, "its kernels were not compiled"])
+def test_auto_logs_its_choice_once(reason, monkeypatch, caplog):
     monkeypatch.setattr(interface, "_logged_choices", set())
+    monkeypatch.setattr(cpu_library, "why_not", lambda: reason)
     with caplog.at_level(logging.INFO, logger=interface.__name__):
         for _ in range(3):
-            selective_scan(**make_inputs())
-        selective_scan(**make_inputs(), engine="torch")
-    records = [r for r in caplog.records if r.name == interface.__name__]
-    assert len(records) == 1
-    assert "engine 'torch'" in records[0].getMessage()
-    assert engine_status()["mamba_ssm"] in records[0].getMessage()
+            interface.choose_engine("auto", **sample_inputs())
+        interface.choose_engine("torch", **sample_inputs())
+    (record,) = (r for r in caplog.records if r.name == interface.__name__)
+    message = record.getMessage()
+    assert engine_status()["mamba_ssm"] in message
+    if reason is None:
+        assert "engine 'cpu'" in message
+    else:
+        assert "engine 'torch'" in message and reason in message
+        assert record.levelname == "WARNING"
 
 
-def test_states_are_not_stored_for_the_backward_pass():
+def test_kernels_that_are_missing_are_refused_by_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(cpu_library, "LIBRARY", tmp_path / "none.so")
+    cpu_library.why_not.cache_clear()
+    try:
+        with pytest.raises(RuntimeError, match="'cpu' cannot.*gcc.*install"):
+            selective_scan(**make_inputs(), engine="cpu")
+        assert interface.choose_engine("auto", **sample_inputs()) == "torch"
+    finally:
+        cpu_library.why_not.cache_clear()
+
+
+@pytest.mark.parametrize("engine", ON_CPU)
+def test_states_are_not_stored_for_the_backward_pass(engine):
     sizes = (2, 16, 32, 512)  # batch, channels, state, length
     saved = []
 
@@ -401,5 +688,5 @@ def test_states_are_not_stored_for_the_backward_pass():
 
     inputs = make_inputs(sizes, without=("z",))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        selective_scan(**inputs, delta_softplus=True)
+        selective_scan(**inputs, delta_softplus=True, engine=engine)
     assert 0 < sum(saved) < math.prod(sizes) * 4 / 3

@@ -111,7 +111,7 @@ def finished(clips, tmp_path_factory):
         command(MAMBA, clips, output, number_of_epochs=2, tensorboard=True)
     )
     assert "Clips: 40 train, 10 valid, 10 test" in log
-    assert "engine 'torch'" in log
+    assert "Selective scan on cpu: engine" in log
     return output
 
 
