@@ -7,6 +7,7 @@ state: PyTorch's ``exp`` on tensors that stay in the cache.
 """
 
 import argparse
+import functools
 import importlib
 import importlib.util
 import sys
@@ -68,6 +69,7 @@ def scan_mambapy(u, delta, A, B, C):
     return (states @ C.unsqueeze(-1)).squeeze(-1)
 
 
+@functools.cache
 def selective_scan_ref():
     """The reference of mamba-ssm, without what its package asks for.
 

@@ -5,10 +5,11 @@ State Spaces", 2023, section 3.3.2 (states are recomputed in the backward pass
 instead of stored) and figure 3.
 
 Why C with GCC's and Clang's vector types: the same recurrence in plain PyTorch
-(``torch_engine.py``) takes 6 times as long, most of it to move chunks in and
-out of the cache.  The kernels need no PyTorch to compile, some seconds once,
+(``torch_engine.py``) takes many times as long, see the README; numba was not
+tried.  The kernels need no PyTorch to compile, some seconds once,
 and no package that compiles at run time; the compiler keeps the states in
-registers, and one source serves SSE2, AVX2, AVX-512 and NEON.
+registers, and one source serves SSE2, AVX2 and
+AVX-512, and should serve NEON, where it has not been tried.
 """
 
 import torch

@@ -23,7 +23,8 @@ CHUNK = 32
 # all of them, so that results do not depend on it.
 _MAX_BLOCKS = 64
 _MIN_TASKS = 32
-_MIN_PART = 16  # channels, one vector of the widest instruction set
+# Channels: whole vectors, and enough to share the cost of sums over them.
+_MIN_PART = 32
 # Less work than this per thread is not worth starting one.
 _ELEMENTS_PER_THREAD = 2**18
 
