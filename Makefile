@@ -14,7 +14,7 @@ KERNELS := ascmamba_modules/selective_scan/cpu_kernels
 .PHONY: demo test lint bench clean
 
 demo: $(READY)
-	$(BIN)/python recipes/ASC/demo.py
+	$(BIN)/python recipes/ASC/run_all.py demo --demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -26,6 +26,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/features.py
+	$(BIN)/python benchmarks/feature_cache.py
 	$(BIN)/python benchmarks/selective_scan.py
 	$(BIN)/python benchmarks/model.py
 	$(BIN)/python benchmarks/model_size.py

@@ -37,6 +37,11 @@ class LogMel(nn.Module):
     top_db : float or None
         Values lie at most this many dB under the maximum of their clip.
 
+    Raises
+    ------
+    ValueError
+        For edges of the filter bank that do not fit the rate.
+
     Example
     -------
     >>> features = LogMel()
@@ -56,6 +61,11 @@ class LogMel(nn.Module):
         top_db=80.0,
     ):
         super().__init__()
+        if not 0 <= f_min < (f_max or sample_rate / 2) <= sample_rate / 2:
+            raise ValueError(
+                f"LogMel: f_min {f_min} Hz and f_max {f_max} Hz must rise, "
+                f"within 0 and half the sample rate, {sample_rate / 2} Hz."
+            )
         self.settings = {
             "sample_rate": sample_rate,
             "n_fft": n_fft,

@@ -24,11 +24,13 @@ from filelock import FileLock, Timeout
 from hyperpyyaml import load_hyperpyyaml
 from train import SUMMARY
 
+import demo
 from ascmamba_modules.files import replacing, write_csv
+from ascmamba_modules.model_folder import FOLDER
 
 RECIPE = Path(__file__).resolve().parent
-DEMO_SETTINGS = RECIPE / "demo.yaml"
 RECORD = "stages.json"
+_LAUNCHED = ("train.py", "pseudo_label.py")
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
 
 
@@ -55,6 +57,12 @@ class Stage:
     arguments: tuple
     result: Path
     trains: bool = False
+
+    @property
+    def left(self):
+        """What there is once it has begun: a folder, or the result."""
+        is_folder = self.result.parent.name == self.name
+        return self.result.parent if is_folder else self.result
 
     def command(self, launcher=()):
         """The command line, for this Python or through a launcher."""
@@ -215,17 +223,18 @@ def run_stage(stage, output, launcher, record):
     RuntimeError
         If it fails.
     """
-    is_python = stage.trains or stage.name == "pseudo_label"
-    command = stage.command(launcher if is_python else ())
-    begun = record.setdefault(
-        stage.name, {"arguments": list(stage.arguments), "seconds": 0.0}
-    )
-    if begun["arguments"] != list(stage.arguments):
+    command = stage.command(launcher if stage.script in _LAUNCHED else ())
+    begun = {"arguments": list(stage.arguments), "seconds": 0.0}
+    earlier = record.get(stage.name, begun)
+    if earlier["arguments"] == begun["arguments"]:
+        begun = earlier
+    elif stage.left.exists():
         raise ValueError(
-            f"{output} holds stage {stage.name} of other settings:\n"
-            f"  {shlex.join(begun['arguments'])}\n"
-            "Choose another output folder, or remove what that stage left."
+            f"Stage {stage.name} was begun with other settings:\n"
+            f"  {shlex.join(earlier['arguments'])}\n"
+            f"Choose another output folder, or remove {stage.left}."
         )
+    record[stage.name] = begun
     if stage.result.exists():
         print(f"== {stage.name}: finished before")
         return
@@ -376,7 +385,7 @@ def main(arguments):
 
 def run(args, output):
     """Runs the stages asked for, and prints the table of all."""
-    path = args.settings or (DEMO_SETTINGS if args.demo else None)
+    path = args.settings or (demo.SETTINGS if args.demo else None)
     settings = load_hyperpyyaml(Path(path).read_text("utf-8")) if path else {}
     settings["train"] = {
         "seed": args.seed,
@@ -399,9 +408,9 @@ def run(args, output):
         )
         for name in ("prepare_cas", "pseudo_label"):
             settings.setdefault(name, {})["truth"] = world / "truth.csv"
-    stages += list_stages(
-        output, corpora, settings, shlex.split(args.run_options)
-    )
+    # A bar that moves is nothing for a log.
+    run_options = ["--noprogressbar", *shlex.split(args.run_options)]
+    stages += list_stages(output, corpora, settings, run_options)
     known = [stage.name for stage in stages]
     for name in (args.first, args.last):
         if name is not None and name not in known:
@@ -414,7 +423,19 @@ def run(args, output):
     table = summarise(stages, record)
     write_csv(table, output / "stages.csv")
     shown = table.assign(folder=table["folder"].map(_short))
-    print(f"\nMacro accuracy in per cent\n{shown.to_string(index=False)}")
+    shown = shown.to_string(index=False, na_rep="")
+    print(f"\nMacro accuracy in per cent\n{shown}")
+    print(f"\nTable: {output / 'stages.csv'}")
+    for name, place in (
+        ("Test report and plots", output / "finetune_pseudo" / "test"),
+        ("Report on pseudo-labels", output / "pseudo_label" / "round_1"),
+    ):
+        if place.exists():
+            print(f"{name}: {place}")
+    model = output / "finetune_pseudo" / FOLDER
+    if args.demo and model.exists():
+        print(f"\nSome test clips, asked of {model}")
+        demo.classify_some(model, output / "cas.csv")
 
 
 def _short(folder):

@@ -192,3 +192,9 @@ def test_frame_lengths_count_the_hops_of_each_clip(counts):
 
 def test_without_lengths_there_are_no_frame_lengths():
     assert LogMel().frame_lengths(torch.zeros(1, 5000), None) is None
+
+
+@pytest.mark.parametrize("edges", [(0, 30000), (-1, None), (5000, 4000)])
+def test_edges_of_the_filter_bank_must_fit_the_rate(edges):
+    with pytest.raises(ValueError, match="half the sample rate"):
+        LogMel(f_min=edges[0], f_max=edges[1])
