@@ -3,7 +3,7 @@
 import shutil
 
 from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
 _UNFINISHED = ".saving"
 
@@ -33,8 +33,15 @@ class AtomicCheckpointer(Checkpointer):
         if if_main_process():
             shutil.rmtree(self.checkpoints_dir / _UNFINISHED, True)
         unfinished = super().save_checkpoint(*args, **kwargs)
-        if unfinished is None:  # not the main process
-            return None
+        checkpoint = None
+        if unfinished is not None:  # on the main process
+            checkpoint = self._rename(unfinished)
+        # Else another process would not see the checkpoint, choose others to
+        # delete, and wait for ever.
+        ddp_barrier()
+        return checkpoint
+
+    def _rename(self, unfinished):
         path = self._final_path
         shutil.rmtree(path, ignore_errors=True)  # an older one of that name
         unfinished.path.rename(path)
