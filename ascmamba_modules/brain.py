@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -35,16 +36,19 @@ class SceneBrain(Brain):
 
     The best checkpoint is the one with the highest macro accuracy on the
     validation clips.  Without any, the last one is kept.
+
+    A batch whose loss or gradient is not finite changes nothing, and is
+    counted; one more than --nonfinite_patience in an epoch ends the training
+    with a FloatingPointError.  With --grad_accumulation_factor the whole step
+    that it belongs to is dropped.
     """
 
     SCORE = "macro_accuracy"
     _validates = False
 
-    def __init__(self, *args, run_opts=None, **kwargs):
-        # A batch whose loss or gradient is not finite changes nothing; after
-        # --nonfinite_patience of them the training stops.
-        run_opts = {"skip_nonfinite_grads": True, **(run_opts or {})}
-        super().__init__(*args, run_opts=run_opts, **kwargs)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.nonfinite_count = 0
         self.scores = {}
 
     def compute_forward(self, batch, stage):
@@ -105,6 +109,74 @@ class SceneBrain(Brain):
         self._validates = valid_set is not None
         super().fit(epoch_counter, train_set, valid_set, *args, **kwargs)
 
+    def fit_batch(self, batch):
+        """Trains on a batch; counts it if it has to be skipped."""
+        statistics = self._statistics()
+        self._step_dropped = False
+        loss = super().fit_batch(batch)
+        is_finite = torch.isfinite(loss).item()
+        if not is_finite:
+            self._restore_statistics(statistics)
+        if not is_finite or self._step_dropped:
+            self._count_nonfinite(batch)
+        return loss
+
+    def _statistics(self):
+        """What a batch changes apart from the weights."""
+        buffers = {k: v.clone() for k, v in self.modules.named_buffers()}
+        return buffers, vars(self.modules.normalize).copy()
+
+    def _restore_statistics(self, statistics):
+        buffers, normalize = statistics
+        for name, buffer in self.modules.named_buffers():
+            buffer.copy_(buffers[name])
+        # InputNormalization's are no buffers, and it replaces them.
+        vars(self.modules.normalize).update(normalize)
+
+    def check_loss_isfinite(self, loss):
+        """Spoils all gradients if the loss is not finite.
+
+        They are what all processes share, so that all drop the same step.
+        """
+        if not torch.isfinite(loss):
+            loss.register_hook(lambda gradient: gradient * float("nan"))
+
+    def optimizers_step(self):
+        """Performs a step, unless a gradient is not finite.
+
+        SpeechBrain's --skip_nonfinite_grads looks after clipping, which turns
+        the finite ones to zeros, and Adam then moves by its momentum.
+        """
+        gradients = [
+            parameter.grad
+            for parameter in self.modules.parameters()
+            if parameter.grad is not None
+        ]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        # The scaler, for fp16, drops steps itself, and learns from them.
+        if self.scaler.is_enabled() or torch.isfinite(norm):
+            super().optimizers_step()
+        else:
+            self.zero_grad(set_to_none=True)
+            self._step_dropped = True
+
+    def _count_nonfinite(self, batch):
+        self.nonfinite_count += 1
+        clips = ", ".join(batch.id)
+        if self.nonfinite_count > self.nonfinite_patience:
+            raise FloatingPointError(
+                f"The loss or its gradient was not finite in "
+                f"{self.nonfinite_count} batches of an epoch, and "
+                f"--nonfinite_patience is {self.nonfinite_patience}. Train "
+                "with a lower --lr or with --precision fp32. The last "
+                f"batch's clips: {clips}"
+            )
+        logger.warning(
+            "Batch skipped, number %d of this epoch: its loss or gradient is "
+            "not finite. Clips: %s",
+            *(self.nonfinite_count, clips),
+        )
+
     def on_stage_start(self, stage, epoch=None):
         """Forgets the posteriors of the stage before."""
         self.ids, self.targets, self.log_posteriors = [], [], []
@@ -113,6 +185,8 @@ class SceneBrain(Brain):
         """Logs, saves a checkpoint after an epoch, reports after a test."""
         if stage == Stage.TRAIN:
             self.train_stats = {"loss": stage_loss}
+            if self.nonfinite_count:
+                self.train_stats["skipped batches"] = self.nonfinite_count
             if not self._validates:
                 self._end_epoch(epoch)
         elif stage == Stage.VALID:
@@ -124,7 +198,7 @@ class SceneBrain(Brain):
         targets = torch.cat(self.targets)
         log_posteriors = torch.cat(self.log_posteriors)
         if not torch.isfinite(log_posteriors).all():
-            raise ValueError(
+            raise FloatingPointError(
                 "The model's answers are not finite: its weights are spoilt. "
                 "Train again from an earlier checkpoint or anew, with a lower "
                 "--lr or with --precision fp32."
@@ -264,7 +338,9 @@ class PseudoLabelBrain(Brain):
             :func:`ascmamba_modules.pseudo_labels.in_pool` for those that can
             be labelled.
         folder : str or Path
-            Where to write; each round has a folder in it.
+            Where to write; each round has a folder ``round_<number>`` in it,
+            and in that one ``finetune_<digest of the labels>``, the training
+            that follows.
         rounds : int
             How often to label.
         share : float
@@ -284,7 +360,10 @@ class PseudoLabelBrain(Brain):
             place = Path(folder, f"round_{number}")
             self.label(table, place, share, truth)
             if number < rounds:
-                model = train(place / MANIFEST, place / "finetune")
+                labels = (place / MANIFEST).read_bytes()
+                # Other labels, such as of another share, are trained on anew.
+                name = f"finetune_{hashlib.sha256(labels).hexdigest()[:8]}"
+                model = train(place / MANIFEST, place / name)
                 self.modules["first"] = self.load_annotator(model)
                 self._check_annotators()
         return place / MANIFEST
@@ -345,7 +424,8 @@ class PseudoLabelBrain(Brain):
             run_on_main(
                 self._write_posteriors, args=[table, answers, path, key]
             )
-        found = pd.read_csv(path, header=[0, 1], index_col=0, dtype={0: str})
+        found = pd.read_csv(path, header=[0, 1], index_col=0)
+        found.index = table["ID"]  # pandas reads some names as numbers
         return {name: found[name] for name in self.modules}
 
     def _ask(self, table):
@@ -379,6 +459,8 @@ class PseudoLabelBrain(Brain):
         return {name: rows for part in everyone for name, rows in part.items()}
 
     def _write_posteriors(self, table, answers, path, key):
+        # Else a kill in between would leave an older key to new posteriors.
+        path.with_suffix(".json").unlink(missing_ok=True)
         values = np.exp(np.stack([answers[name] for name in table["ID"]]))
         columns = pd.MultiIndex.from_product(
             [self.modules, self.classes("first")]
@@ -391,15 +473,23 @@ class PseudoLabelBrain(Brain):
             temporary.write_text(json.dumps(key))
 
     def _key(self, table):
-        """What the posteriors depend on: weights, clips and precision."""
+        """What the posteriors depend on: weights, clips and precision.
+
+        A clip's file is known by its size and time of change.
+        """
         key = {"precision": self.precision}
         for name, annotator in self.modules.items():
             digest = hashlib.sha256()
             for tensor in annotator.state_dict().values():
                 digest.update(tensor.cpu().numpy().tobytes())
             key[name] = digest.hexdigest()
-        rows = table[["ID", "wav", "location", "record_time"]].to_csv()
-        key["clips"] = hashlib.sha256(rows.encode()).hexdigest()
+        rows = table[["ID", "wav", "location", "record_time"]]
+        files = [os.stat(wav) for wav in table["wav"]]
+        rows = rows.assign(
+            size=[file.st_size for file in files],
+            modified=[file.st_mtime_ns for file in files],
+        )
+        key["clips"] = hashlib.sha256(rows.to_csv().encode()).hexdigest()
         return key
 
     def classes(self, name):

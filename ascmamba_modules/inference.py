@@ -213,12 +213,14 @@ def _pad(tokens):
 
 def _local_or_hub(source, hparams_file):
     if Path(source).is_dir():
-        if not (Path(source) / hparams_file).exists():
-            raise FileNotFoundError(
-                f"No {hparams_file} in {source}: this is no model folder. "
-                "A finished training stage leaves one as 'model' in its "
-                "output folder."
-            )
+        # A stage's output folder has settings, too, but no weights.
+        for name in (hparams_file, "model.ckpt"):
+            if not (Path(source) / name).exists():
+                raise FileNotFoundError(
+                    f"No {name} in {source}: this is no model folder. A "
+                    "finished training stage leaves one as 'model' in its "
+                    "output folder."
+                )
         return FetchSource(FetchFrom.LOCAL, source)
     owner, slash, name = source.partition("/")
     is_hub_name = slash and name and "/" not in name and owner[:1] not in ".~"

@@ -23,6 +23,7 @@ logger = get_logger(__name__)
 
 FOLDER = "model"
 _SETTINGS = "hyperparams.yaml"
+_WEIGHTS = "model.ckpt"
 _CLASSIFIER = "classifier."
 _HEADER = """\
 # Written by a training stage; load it with
@@ -175,6 +176,58 @@ def changed_settings(old_yaml, new_yaml):
     return [name for name in names if old.get(name) != new.get(name)]
 
 
+def stage_of(output_folder):
+    """Tells which stage an output folder belongs to.
+
+    Arguments
+    ---------
+    output_folder : str or Path
+        The folder.
+
+    Returns
+    -------
+    str or None
+        The setting ``stage`` of what was run there; None if nothing was.
+
+    Example
+    -------
+    >>> stage_of("no_such_folder")
+    """
+    path = Path(output_folder, _SETTINGS)
+    if not path.exists():
+        return None
+    settings = YAML().load(path.read_text("utf-8"))
+    return (settings or {}).get("stage")  # empty after a kill while writing
+
+
+def find_model(folder):
+    """Finds the model of a finished stage.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The stage's output folder, or the folder ``model/`` in it.
+
+    Returns
+    -------
+    Path
+        The folder ``model/``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none, e.g. because the stage is not finished.
+    """
+    for place in (Path(folder, FOLDER), Path(folder)):
+        if all((place / name).exists() for name in (_SETTINGS, _WEIGHTS)):
+            return place
+    raise FileNotFoundError(
+        f"No finished model in {folder}: neither it nor {FOLDER}/ in it has "
+        f"{_SETTINGS} and {_WEIGHTS}. Name the output folder of a finished "
+        "stage."
+    )
+
+
 def start_from(folder, hparams, resolved_yaml):
     """Starts a stage from the model of an earlier one.
 
@@ -200,14 +253,7 @@ def start_from(folder, hparams, resolved_yaml):
         If the two differ in their features, or their models in more than the
         classes.
     """
-    folder = Path(folder)
-    if not (folder / _SETTINGS).exists() or (folder / FOLDER).exists():
-        folder = folder / FOLDER
-    if not (folder / "model.ckpt").exists():
-        raise FileNotFoundError(
-            f"No finished model in {folder}; pretrained_folder must be the "
-            "output folder of a finished stage."
-        )
+    folder = find_model(folder)
     earlier, here = (
         YAML().load(Path(path).read_text("utf-8"))["features"]
         for path in (folder / _SETTINGS, resolved_yaml)
@@ -221,7 +267,7 @@ def start_from(folder, hparams, resolved_yaml):
     same = classes.lab2ind == {
         label: index for index, label in enumerate(hparams["scene_labels"])
     }
-    _take_over(hparams["model"], folder / "model.ckpt", keep_classifier=same)
+    _take_over(hparams["model"], folder / _WEIGHTS, keep_classifier=same)
     transfer = get_default_hook(hparams["normalize"], DEFAULT_TRANSFER_HOOKS)
     transfer(hparams["normalize"], folder / "normalize.ckpt")
     has_context = (folder / "context_encoder.ckpt").exists()

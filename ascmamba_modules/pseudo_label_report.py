@@ -38,6 +38,7 @@ def write_pseudo_labels(folder, table, chosen, truth=None):
         The counts, see :func:`ascmamba_modules.pseudo_labels.summarise`.
     """
     folder = Path(folder)
+    manifest = label_table(table, chosen)[[*COLUMNS, "confidence"]]
     counts = summarise(chosen, truth)
     write_csv(counts.rename_axis("part"), folder / "report.csv", index=True)
     with replacing(folder / "report.png") as temporary:
@@ -48,7 +49,6 @@ def write_pseudo_labels(folder, table, chosen, truth=None):
         for label in rejected["second_label"]
     ]
     write_csv(rejected.rename_axis("ID"), folder / "rejected.csv", index=True)
-    manifest = label_table(table, chosen)[[*COLUMNS, "confidence"]]
     write_csv(manifest, folder / MANIFEST)
     return counts
 

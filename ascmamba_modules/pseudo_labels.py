@@ -107,7 +107,11 @@ def _check(first, second, share):
             f"the two models know different classes: {list(first.columns)} "
             f"and {list(second.columns)}"
         )
-    if not first.index.is_unique or set(first.index) != set(second.index):
+    for table in (first, second):
+        twice = table.index[table.index.duplicated()]
+        if len(twice):
+            raise ValueError(f"clips occur twice: {twice[0]}")
+    if set(first.index) != set(second.index):
         raise ValueError("posteriors of the two models are of other clips")
     for table in (first, second):
         finite = np.isfinite(table.to_numpy()).all(axis=1)
@@ -213,4 +217,4 @@ def summarise(chosen, truth=None):
             known = part.index.intersection(truth.index[truth != ""])
             right = part.loc[known, "scene_label"] == truth[known]
             rows[name]["accuracy"] = right.mean()
-    return pd.DataFrame(rows).T
+    return pd.DataFrame.from_dict(rows, orient="index")

@@ -57,6 +57,8 @@ def write_clips(folder, n_clips):
             "ID": [path.stem for path in paths],
             "wav": [str(path) for path in paths],
             "scene_label": [CLASSES[i % 2] for i in range(n_clips)],
+            "location": "",
+            "record_time": "",
         }
     )
 

@@ -21,9 +21,7 @@ from pathlib import Path
 import pandas as pd
 import soundfile
 from demo_scenes import synthesise
-from demo_world import CAS_SCENES, cas_table, cochlscene_table, tau_table
-
-from ascmamba_modules.manifest import write_manifest
+from demo_world import cas_table, cochlscene_table, tau_table
 
 TAU = "TAU-urban-acoustic-scenes-2020-mobile-development"
 COCHLSCENE = "CochlScene"
@@ -250,74 +248,6 @@ def _write_text(path, text, encoding="utf-8"):
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding)
     temporary.replace(path)
-
-
-SCENES = tuple(CAS_SCENES)
-
-
-def make_demo_set(folder, clips_per_scene, seconds, seed=0):
-    """Writes some clips of each CAS scene, and ``manifest.csv``.
-
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-        Where to write; made if need be.
-    clips_per_scene : int
-        Clips of each scene, at least 6: two thirds are for training, the
-        rest for validation and test.
-    seconds : float
-        Length of a clip.
-    seed : int
-        The same seed gives the same clips.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The manifest.
-    """
-    if clips_per_scene < 6 or seconds <= 0:
-        raise ValueError(
-            "At least 6 clips a scene of more than 0 seconds are needed, "
-            f"not {clips_per_scene} of {seconds} s."
-        )
-    folder = Path(folder)
-    (folder / "audio").mkdir(parents=True, exist_ok=True)
-    rows = []
-    for label, (cities, _, hours) in CAS_SCENES.items():
-        for number in range(clips_per_scene):
-            name = f"{label.lower().replace(' ', '_')}_{number:03d}"
-            city = cities[number // 6 % len(cities)]
-            time = f"2023-05-13 {hours[0] + number % 2:02d}:00:00"
-            session = f"{city} {time}"
-            values = {
-                "scene": label,
-                "city": city,
-                "session": session,
-                "clip": name,
-                "rate": 44100,
-                "device": "recorder",
-                "subtype": "PCM_16",
-            }
-            wav = f"audio/{name}.wav"
-            _write_clip(folder / wav, values, seconds, seed)
-            rows.append(
-                {
-                    "ID": name,
-                    "wav": wav,
-                    "duration": seconds,
-                    "scene_label": label,
-                    "location": city,
-                    "record_time": time,
-                    "session": session,
-                    "dataset": "demo",
-                    "split": ("train", "train", "valid", "train", "train",
-                              "test")[number % 6],
-                    "label_source": "synthesis",
-                }
-            )  # fmt: skip
-    manifest = pd.DataFrame(rows)
-    write_manifest(manifest, folder / "manifest.csv")
-    return manifest
 
 
 def main(arguments):

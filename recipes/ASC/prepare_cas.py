@@ -203,13 +203,15 @@ def read_metadata(path):
     return meta
 
 
-def read_truth(path):
+def read_truth(path, scenes=SCENES):
     """Reads labels that the organisers' metadata does not give.
 
     Arguments
     ---------
     path : str or Path
         CSV file with columns filename and scene_label.
+    scenes : list
+        The scenes that there are.
 
     Returns
     -------
@@ -222,7 +224,7 @@ def read_truth(path):
         For unknown scenes and file names that come twice.
     """
     table = read_table(path, ["filename", "scene_label"])
-    strange = table[~table["scene_label"].isin(SCENES)]
+    strange = table[~table["scene_label"].isin(scenes)]
     if len(strange):
         raise ManifestError(
             path,

@@ -8,6 +8,7 @@ Leaves in its output folder ``manifest.csv`` for stage 4, and for each round
 the posteriors, what was rejected and why, and a report.
 """
 
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import speechbrain as sb
 import train
-from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 from prepare_cas import read_truth
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.distributed import run_on_main
@@ -29,7 +30,7 @@ from ascmamba_modules.manifest import (
     read_manifest,
     unusable_files,
 )
-from ascmamba_modules.model_folder import FOLDER
+from ascmamba_modules.model_folder import find_model
 from ascmamba_modules.pseudo_label_report import MANIFEST
 from ascmamba_modules.pseudo_labels import in_pool
 
@@ -41,18 +42,37 @@ def load_hparams(hparams_file, overrides):
     try:
         with open(hparams_file, encoding="utf-8") as file:
             hparams = load_hyperpyyaml(file, overrides)
-        rounds = hparams["rounds"]
-        if not isinstance(rounds, int) or rounds < 1:
-            raise ValueError(f"rounds must be a whole number >= 1: {rounds}")
+        check_hparams(hparams)
         return hparams
     except (OSError, KeyError, ValueError, TypeError, YAMLError) as error:
         sys.exit(f"{hparams_file}: {error}")
 
 
-def model_folder(output_folder):
-    """The model of a finished stage, given its output folder or the model's."""
-    folder = Path(output_folder)
-    return folder / FOLDER if (folder / FOLDER).is_dir() else folder
+def check_hparams(hparams):
+    """Raises an error for settings that would fail after the inference."""
+    rounds, share = hparams["rounds"], hparams["share"]
+    if not isinstance(rounds, int) or rounds < 1:
+        raise ValueError(f"rounds must be a whole number >= 1: {rounds}")
+    if not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        raise ValueError(f"share must be a number from 0 to 1: {share}")
+    if rounds > 1:
+        with open(hparams["finetune_hparams"], encoding="utf-8") as file:
+            resolve_references(
+                file,
+                finetune_overrides(hparams, [], MANIFEST, ""),
+                overrides_must_match=True,
+            )
+
+
+def finetune_overrides(hparams, classes, manifest, folder):
+    """Settings of the training between two rounds."""
+    return {
+        "scene_labels": classes,
+        **hparams["finetune_overrides"],
+        "manifest": str(manifest),
+        "output_folder": str(folder),
+        "pretrained_folder": str(hparams["first"]),
+    }
 
 
 def load_annotator(folder, run_opts):
@@ -69,15 +89,24 @@ def load_annotator(folder, run_opts):
     -------
     SceneClassifier
         The model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no model.
+    ValueError
+        If it cannot be loaded, with the reason.
     """
-    folder = Path(folder)
-    if (folder / FOLDER).is_dir():
-        folder = folder / FOLDER
-    return SceneClassifier.from_hparams(source=folder, run_opts=run_opts)
+    folder = find_model(folder)
+    unreadable = pickle.UnpicklingError, EOFError, YAMLError
+    try:
+        return SceneClassifier.from_hparams(source=folder, run_opts=run_opts)
+    except (OSError, ValueError, RuntimeError, *unreadable) as error:
+        raise ValueError(f"{folder} cannot be loaded: {error}") from error
 
 
 def load_rows(hparams):
-    """Reads the manifest and the truth; exits with what is wrong with them."""
+    """Reads the manifest; exits with what is wrong with it."""
     path = hparams["manifest"]
     try:
         table = read_manifest(path)
@@ -92,22 +121,51 @@ def load_rows(hparams):
             )
         if problems := unusable_files(pool):
             raise ManifestError(path, problems)
-        truth = hparams["truth"]
-        return table, pd.Series(read_truth(truth)) if truth else None
+        return table
     except ManifestError as error:
         sys.exit(f"{error}")
 
 
-def make_trainer(hparams, run_opts):
+def check_classes(table, classes, path):
+    """Exits if labels of the manifest are not what the models know."""
+    unknown = sorted(set(table["scene_label"]) - {"", *classes})
+    if unknown:
+        sys.exit(
+            f"{path}: labels {', '.join(unknown)} are not among the classes "
+            f"of the models ({', '.join(classes)}): train both on these "
+            "labels first."
+        )
+
+
+def load_truth(path, classes):
+    """Reads the true classes by clip, if there is a file of them; exits with
+    what is wrong with it."""
+    try:
+        return pd.Series(read_truth(path, classes)) if path else None
+    except ManifestError as error:
+        sys.exit(f"{error}")
+
+
+def make_brain(hparams, run_opts):
+    """Makes the Brain; exits with what is wrong with the models."""
+
+    def load(folder):
+        return load_annotator(folder, run_opts)
+
+    try:
+        annotators = {name: load(hparams[name]) for name in ("first", "second")}
+        return PseudoLabelBrain(
+            annotators, load, dict(hparams["dataloader_opts"]), run_opts
+        )
+    except (OSError, ValueError) as error:
+        sys.exit(f"{error}")
+
+
+def make_trainer(hparams, run_opts, classes):
     """Makes the function that trains between two rounds."""
 
     def train_round(manifest, folder):
-        overrides = {
-            **hparams["finetune_overrides"],
-            "manifest": str(manifest),
-            "output_folder": str(folder),
-            "pretrained_folder": str(hparams["first"]),
-        }
+        overrides = finetune_overrides(hparams, classes, manifest, folder)
         return train.train(hparams["finetune_hparams"], run_opts, overrides)
 
     return train_round
@@ -124,31 +182,30 @@ def main(arguments):
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     sb.utils.distributed.ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
-    table, truth = load_rows(hparams)
+    train.check_stage(hparams)
+    table = load_rows(hparams)
+    brain = make_brain(hparams, run_opts)
+    classes = brain.classes("first")
+    check_classes(table, classes, hparams["manifest"])
+    truth = load_truth(hparams["truth"], classes)
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
-
-    def load(folder):
-        return load_annotator(folder, run_opts)
-
+    logger.info("Clips: %d to label", in_pool(table).sum())
+    logger.info("Device: %s, precision: %s", brain.device, brain.precision)
     try:
-        annotators = {name: load(hparams[name]) for name in ("first", "second")}
-        brain = PseudoLabelBrain(
-            annotators, load, dict(hparams["dataloader_opts"]), run_opts
+        manifest = brain.run(
+            table,
+            hparams["output_folder"],
+            hparams["rounds"],
+            hparams["share"],
+            make_trainer(hparams, run_opts, classes),
+            truth,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except FloatingPointError as error:  # of the training between rounds
         sys.exit(f"{error}")
-    manifest = brain.run(
-        table,
-        hparams["output_folder"],
-        hparams["rounds"],
-        hparams["share"],
-        make_trainer(hparams, run_opts),
-        truth,
-    )
     run_on_main(copy_manifest, args=[manifest, hparams["output_folder"]])
     logger.info(
         "Manifest of stage 4: %s/%s", hparams["output_folder"], MANIFEST

@@ -30,6 +30,7 @@ from ascmamba_modules.manifest import (
 from ascmamba_modules.model_folder import (
     FOLDER,
     changed_settings,
+    stage_of,
     start_from,
     write_model_folder,
 )
@@ -98,8 +99,20 @@ def load_rows(hparams):
         sys.exit(f"{error}")
 
 
+def check_stage(hparams):
+    """Exits if the output folder is another stage's."""
+    folder, stage = hparams["output_folder"], hparams.get("stage")
+    found = stage_of(folder)
+    if found not in (None, stage):
+        sys.exit(
+            f"{folder} is the output folder of stage {found}, this is stage "
+            f"{stage}: choose another --output_folder."
+        )
+
+
 def check_resuming(hparams, hparams_file, overrides):
     """Exits if the output folder holds a training with other settings."""
+    check_stage(hparams)
     resolved = Path(hparams["output_folder"], "hyperparams.yaml")
     if hparams["checkpointer"].find_checkpoint() is None:
         return
@@ -159,6 +172,13 @@ def log_choices(brain, rows):
     """Says once what is trained on what."""
     counts = ", ".join(f"{len(table)} {split}" for split, table in rows.items())
     logger.info("Clips: %s", counts)
+    present = set(rows["train"]["scene_label"])
+    absent = [x for x in brain.hparams.scene_labels if x not in present]
+    if absent:
+        logger.warning(
+            "No training clips of %s: the model cannot learn these classes.",
+            ", ".join(absent),
+        )
     if not len(rows["valid"]):
         logger.info("No validation clips: the last epoch's weights are kept.")
     if not len(rows["test"]):
@@ -182,6 +202,11 @@ def train(hparams_file, run_opts, overrides):
     -------
     Path
         The output folder, with the folder ``model``.
+
+    Raises
+    ------
+    FloatingPointError
+        If losses or weights are not finite.
     """
     start_time = time.time()
     hparams = load_hparams(hparams_file, overrides)
@@ -244,7 +269,10 @@ def main(arguments):
     """Runs from the command line."""
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     sb.utils.distributed.ddp_init_group(run_opts)
-    train(hparams_file, run_opts, overrides)
+    try:
+        train(hparams_file, run_opts, overrides)
+    except FloatingPointError as error:
+        sys.exit(f"{error}")
 
 
 if __name__ == "__main__":

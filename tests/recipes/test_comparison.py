@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from demo_set import make_demo_set
 from hyperpyyaml import load_hyperpyyaml
-from make_demo_corpora import make_demo_set
 
 from ascmamba_modules.inference import SceneClassifier
 from ascmamba_modules.manifest import write_manifest

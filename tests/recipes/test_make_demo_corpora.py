@@ -9,9 +9,7 @@ import pandas as pd
 import pytest
 import soundfile
 from demo_world import CAS_SCENES
-from make_demo_corpora import SCENES, main, make_demo_corpora, make_demo_set
-
-from ascmamba_modules.manifest import read_training_rows
+from make_demo_corpora import main, make_demo_corpora
 
 TAU = "TAU-urban-acoustic-scenes-2020-mobile-development"
 SMALL = {
@@ -191,13 +189,3 @@ def test_other_folders_are_refused(tmp_path):
     (tmp_path / "notes.txt").rename(tmp_path / "demo_world.json")
     with pytest.raises(SystemExit, match="demo_world.json cannot be read"):
         main([str(tmp_path), *FLAGS])
-
-
-def test_labelled_set_and_its_manifest(tmp_path):
-    make_demo_set(tmp_path, clips_per_scene=6, seconds=0.1)
-    rows = read_training_rows(tmp_path / "manifest.csv", list(SCENES))
-    counts = {split: len(part) for split, part in rows.items()}
-    assert counts == {"train": 40, "valid": 10, "test": 10}
-    check_audio(rows["train"]["wav"], 44100, "PCM_16")
-    with pytest.raises(ValueError, match="At least 6 clips a scene"):
-        make_demo_set(tmp_path, clips_per_scene=5, seconds=0.1)

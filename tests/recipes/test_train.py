@@ -1,85 +1,28 @@
 """The training stage as users run it: commands on small clips."""
 
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 import torch
-from make_demo_corpora import SCENES, make_demo_set
+from demo_set import SCENES
+from recipe_commands import (
+    MAMBA,
+    RECIPE,
+    SE_TRANS,
+    TWO_PROCESSES,
+    changed,
+    command,
+    epochs,
+    run,
+)
 
 from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.manifest import write_manifest
-
-RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "ASC"
-MAMBA = (
-    "hparams/finetune.yaml",
-    {
-        "channels": 4,
-        "n_blocks": 1,
-        "d_state": 2,
-        "depth": 2,
-        "context_size": 4,
-    },
-)
-SE_TRANS = (
-    "hparams/finetune_se_trans.yaml",
-    {"se_channels": [8, 16], "n_heads": 2, "d_ffn": 16},
-)
-FAST = {
-    "batch_size": 8,
-    "lr": 0.003,
-    "num_workers": 0,
-    "n_mels": 16,
-    "number_of_epochs": 1,
-}
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    """Sixty synthetic clips of half a second, and their manifest."""
-    folder = tmp_path_factory.mktemp("clips")
-    table = make_demo_set(folder, clips_per_scene=6, seconds=0.5)
-    for wav in table["wav"][::4]:  # shorter ones, so that batches are padded
-        samples, rate = soundfile.read(folder / wav)
-        soundfile.write(folder / wav, samples[: len(samples) // 2], rate)
-    write_manifest(table.assign(duration=""), folder / "manifest.csv")
-    return folder / "manifest.csv"
-
-
-def command(stage, manifest, output, **options):
-    hparams_file, small = stage
-    files = {"manifest": manifest, "output_folder": output}
-    options = {**small, **FAST, **files, **options}
-    flags = [word for k, v in options.items() for word in (f"--{k}", str(v))]
-    return ["train.py", hparams_file, *flags, "--device=cpu", "--noprogressbar"]
-
-
-def run(arguments, launcher=(sys.executable,), expect=0):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*launcher, *arguments],
-        cwd=RECIPE,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    output = result.stdout + result.stderr
-    assert result.returncode == expect, output[-3000:]
-    return output
-
-
-def epochs(output):
-    """Epochs in the train log, in order."""
-    log = (output / "train_log.txt").read_text()
-    return [int(n) for n in re.findall(r"^epoch: (\d+)", log, re.MULTILINE)]
 
 
 def check_finished(output, manifest):
@@ -101,18 +44,6 @@ def check_finished(output, manifest):
         assert text_lab == [row["prediction"]]
         assert score.exp().item() == pytest.approx(posteriors.max(), abs=1e-5)
         assert list(SCENES)[index.item()] == row["prediction"]
-
-
-@pytest.fixture(scope="module")
-def finished(clips, tmp_path_factory):
-    """A finished stage 2."""
-    output = tmp_path_factory.mktemp("finetune")
-    log = run(
-        command(MAMBA, clips, output, number_of_epochs=2, tensorboard=True)
-    )
-    assert "Clips: 40 train, 10 valid, 10 test" in log
-    assert "Selective scan on cpu: engine" in log
-    return output
 
 
 def test_stage_leaves_a_model_that_gives_the_same_posteriors(finished, clips):
@@ -164,21 +95,16 @@ def test_killed_stage_resumes_to_the_end(clips, tmp_path, steps):
 
 @pytest.mark.parametrize("stage", [MAMBA, SE_TRANS], ids=["mamba", "se_trans"])
 def test_two_processes(clips, tmp_path, stage):
-    launcher = [
-        *(sys.executable, "-m", "torch.distributed.run"),
-        *("--standalone", "--nproc_per_node=2"),
-    ]
     run(
         command(stage, clips, tmp_path, distributed_backend="gloo"),
-        launcher,
+        TWO_PROCESSES,
     )
     check_finished(tmp_path, clips)
 
 
-def test_se_trans(clips, tmp_path):
-    run(command(SE_TRANS, clips, tmp_path))
-    check_finished(tmp_path, clips)
-    settings = (tmp_path / "model" / "hyperparams.yaml").read_text()
+def test_se_trans(clips, finished_se_trans):
+    check_finished(finished_se_trans, clips)
+    settings = (finished_se_trans / "model" / "hyperparams.yaml").read_text()
     superset = re.search(r"superset:\n((?:\s+- \d\n)+)", settings)[1]
     assert re.findall(r"\d", superset) == list("0000011110")
     assert "!apply" not in settings
@@ -223,19 +149,10 @@ def test_fixed_length(clips, tmp_path):
     assert (index["frames"] == 15).all()
 
 
-def changed(clips, folder, **columns):
-    """A manifest with other columns, in another folder."""
-    table = pd.read_csv(clips, keep_default_na=False)
-    table["wav"] = [str(clips.parent / wav) for wav in table["wav"]]
-    for name, change in columns.items():
-        table[name] = change(table[name])
-    write_manifest(table, folder / "manifest.csv")
-    return folder / "manifest.csv"
-
-
-def test_augmentation_and_no_validation_clips(clips, tmp_path):
+def test_augmentation_no_validation_clips_absent_class(clips, tmp_path):
     manifest = changed(
         *(clips, tmp_path),
+        scene_label=lambda column: column.replace("Bar", "Bus"),
         split=lambda column: column.replace("valid", "train"),
         location=lambda column: column.where(column.index % 2 == 0, ""),
         record_time=lambda column: column.where(column.index % 3 == 0, ""),
@@ -251,6 +168,7 @@ def test_augmentation_and_no_validation_clips(clips, tmp_path):
         )
     )
     assert "the last epoch's weights are kept" in log
+    assert "No training clips of Bar: the model cannot learn" in log
     assert "Loaded the checkpoint of epoch 2" in log
     check_finished(output, manifest)
 
@@ -319,6 +237,27 @@ def test_resuming_with_other_settings_is_refused(
     log = run(command(MAMBA, clips, finished, **options), expect=1)
     assert message in log and "Traceback" not in log
     assert (finished / "hyperparams.yaml").read_text() == settings
+
+
+@pytest.mark.parametrize("stage", ["finetune_se_trans", "finetune_pseudo"])
+def test_output_folder_of_another_stage_is_refused(finished, clips, stage):
+    """Even where model, features and classes are the same."""
+    settings = (finished / "hyperparams.yaml").read_text()
+    small = SE_TRANS[1] if stage == "finetune_se_trans" else MAMBA[1]
+    words = command((f"hparams/{stage}.yaml", small), clips, finished)
+    log = run([*words, f"--pretrained_folder={finished}"], expect=1)
+    assert f"output folder of stage finetune, this is stage {stage}" in log
+    assert "Traceback" not in log
+    assert (finished / "hyperparams.yaml").read_text() == settings
+
+
+def test_training_that_diverges_ends_in_one_clear_line(clips, tmp_path):
+    log = run(
+        command(MAMBA, clips, tmp_path, lr=1e20, nonfinite_patience=1),
+        expect=1,
+    )
+    assert "Batch skipped, number 1 of this epoch" in log
+    assert "--nonfinite_patience is 1" in log and "Traceback" not in log
 
 
 @pytest.mark.parametrize(

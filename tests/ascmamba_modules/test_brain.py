@@ -1,0 +1,213 @@
+"""Training steps in process: accumulation, and losses that are not finite."""
+
+import copy
+
+import pytest
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.processing.features import InputNormalization
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.epoch_loop import EpochCounter
+
+from ascmamba_modules.augment import Mixup
+from ascmamba_modules.brain import SceneBrain
+
+BATCHES = 12
+NAN = float("nan")
+
+
+class Features(torch.nn.Module):
+    """Stands in for LogMel: ten samples are one frame."""
+
+    def forward(self, wavs, lengths=None):
+        return wavs.unflatten(1, (-1, 10))
+
+    def frame_lengths(self, wavs, lengths):
+        return lengths
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(10)
+        self.classifier = torch.nn.Linear(10, 2)
+
+    def forward(self, features, context=None, lengths=None):
+        return self.classifier(self.norm(features.mean(1)))
+
+    @staticmethod
+    def log_posteriors(logits):
+        return logits.log_softmax(dim=-1)
+
+
+class Log:
+    """A train logger that keeps what it is given."""
+
+    def __init__(self):
+        self.stats = []
+
+    def log_stats(self, meta, **stats):
+        self.stats.append(stats)
+
+
+def make_brain(folder, **run_opts):
+    torch.manual_seed(0)
+    modules = {
+        "features": Features(),
+        "normalize": InputNormalization(update_until_epoch=9),
+        "model": Model(),
+    }
+    encoder = CategoricalEncoder()
+    encoder.update_from_iterable(["Bus", "Bar"])
+    hparams = {
+        "augmentation": lambda features, lengths: (features, lengths),
+        "mixup": Mixup(alpha=0),
+        "label_smoothing": 0.0,
+        "label_encoder": encoder,
+        "epoch_counter": EpochCounter(limit=1),
+        "lr_annealing": lambda epoch: (0.1, 0.1),
+        "train_loggers": [Log()],
+        "output_folder": str(folder),
+        "model": modules["model"],
+    }
+    return SceneBrain(
+        modules,
+        lambda parameters: torch.optim.Adam(parameters, lr=0.1),
+        hparams,
+        {"device": "cpu", "noprogressbar": True, **run_opts},
+        Checkpointer(folder, {"model": modules["model"]}),
+    )
+
+
+def make_batches(spoilt=(), value=NAN):
+    """Twelve batches of four clips; some hold a value that is not finite."""
+    generator = torch.Generator().manual_seed(1)
+    batches = []
+    for number in range(BATCHES):
+        wavs = torch.randn(4, 50, generator=generator)
+        if number in spoilt:
+            wavs[1, 7] = value
+        rows = [
+            {"id": f"{number}-{row}", "sig": wav, "label": row % 2}
+            for row, wav in enumerate(wavs)
+        ]
+        batches.append(PaddedBatch(rows))
+    return batches
+
+
+def fit(brain, batches):
+    brain.fit(
+        brain.hparams.epoch_counter,
+        torch.utils.data.DataLoader(batches, batch_size=None),
+    )
+
+
+def state(brain):
+    """All that training moves."""
+    normalize = brain.modules.normalize
+    optimizer = brain.optimizer.state_dict()["state"]
+    return copy.deepcopy(
+        [
+            *brain.modules.state_dict().values(),
+            *(normalize.count, normalize.glob_mean, normalize.glob_std),
+            *(value for part in optimizer.values() for value in part.values()),
+        ]
+    )
+
+
+def same(first, second):
+    return len(first) == len(second) and all(
+        torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+        for a, b in zip(first, second)
+    )
+
+
+@pytest.mark.parametrize("value", [NAN, float("inf")])
+@pytest.mark.parametrize("spoilt", [(0,), (5, 6), (0, 3, 11)])
+def test_skipped_batches_leave_no_trace(tmp_path, spoilt, value):
+    """As if they had not been there, and counted."""
+    brain = make_brain(tmp_path / "spoilt")
+    fit(brain, make_batches(spoilt, value))
+    clean = make_brain(tmp_path / "clean")
+    batches = [b for n, b in enumerate(make_batches()) if n not in spoilt]
+    fit(clean, batches)
+    assert same(state(brain), state(clean))
+    (log,) = brain.hparams.train_loggers
+    assert log.stats[0]["train_stats"]["skipped batches"] == len(spoilt)
+    (log,) = clean.hparams.train_loggers
+    assert "skipped batches" not in log.stats[0]["train_stats"]
+
+
+def test_gradient_that_is_not_finite_changes_no_weight(tmp_path):
+    """The loss is finite, and so are all gradients but one."""
+    brain = make_brain(tmp_path)
+    brain.on_fit_start()
+    brain.modules.train()
+    first, second, third = make_batches()[:3]
+    brain.hparams.epoch_counter.current = 1
+    for batch in (first, second):
+        brain.step += 1
+        brain.fit_batch(batch)
+    weights = brain.modules.model.classifier.weight
+    before = [p.detach().clone() for p in brain.modules.parameters()]
+    hook = weights.register_hook(lambda gradient: gradient * float("inf"))
+    brain.fit_batch(third)
+    assert brain.nonfinite_count == 1
+    assert same(before, list(brain.modules.parameters()))
+    hook.remove()
+    brain.fit_batch(third)
+    assert brain.nonfinite_count == 1
+    assert not same(before, list(brain.modules.parameters()))
+
+
+def test_loss_alone_that_is_not_finite(tmp_path):
+    """Adding NaN leaves the gradients as they are; the step is dropped."""
+    brain = make_brain(tmp_path)
+    objectives = brain.compute_objectives
+    brain.compute_objectives = lambda *args: objectives(*args) + NAN
+    before = copy.deepcopy(brain.modules.state_dict())
+    with pytest.raises(FloatingPointError):
+        fit(brain, make_batches())
+    assert same(before.values(), brain.modules.state_dict().values())
+
+
+@pytest.mark.parametrize("patience", [0, 3, 5])
+def test_training_stops_after_nonfinite_patience(tmp_path, patience):
+    brain = make_brain(tmp_path, nonfinite_patience=patience)
+    spoilt = range(1, patience + 2)
+    message = (
+        f"not finite in {patience + 1} batches .* --nonfinite_patience is "
+        f"{patience}.* clips: {spoilt[-1]}-0, {spoilt[-1]}-1"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        fit(brain, make_batches(spoilt))
+    brain = make_brain(tmp_path, nonfinite_patience=patience)
+    fit(brain, make_batches(spoilt[:-1]))
+
+
+def test_weights_that_are_spoilt_are_not_scored(tmp_path):
+    brain = make_brain(tmp_path)
+    brain.targets = [torch.tensor([0])]
+    brain.log_posteriors = [torch.tensor([[NAN, NAN]])]
+    with pytest.raises(FloatingPointError, match="weights are spoilt"):
+        brain._scores()
+
+
+@pytest.mark.parametrize("factor, steps", [(1, 12), (3, 4), (5, 2), (12, 1)])
+def test_accumulation_drops_the_remainder_of_an_epoch(tmp_path, factor, steps):
+    brain = make_brain(tmp_path / "all", grad_accumulation_factor=factor)
+    fit(brain, make_batches())
+    assert brain.optimizer_step == steps
+    used = make_brain(tmp_path / "used", grad_accumulation_factor=factor)
+    fit(used, make_batches()[: steps * factor])
+    assert all(
+        map(torch.equal, brain.modules.parameters(), used.modules.parameters())
+    )
+
+
+def test_nan_drops_the_step_it_is_accumulated_in(tmp_path):
+    brain = make_brain(tmp_path, grad_accumulation_factor=3)
+    fit(brain, make_batches(spoilt=(4,)))
+    assert brain.optimizer_step == 3
+    assert all(torch.isfinite(p).all() for p in brain.modules.parameters())
