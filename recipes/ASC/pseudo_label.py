@@ -177,10 +177,8 @@ def copy_manifest(manifest, output_folder):
         shutil.copyfile(manifest, temporary)
 
 
-def main(arguments):
-    """Runs from the command line."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    sb.utils.distributed.ddp_init_group(run_opts)
+def label(hparams_file, run_opts, overrides):
+    """Runs stage 3, or what is left of it."""
     hparams = load_hparams(hparams_file, overrides)
     train.check_stage(hparams)
     table = load_rows(hparams)
@@ -210,6 +208,13 @@ def main(arguments):
     logger.info(
         "Manifest of stage 4: %s/%s", hparams["output_folder"], MANIFEST
     )
+
+
+def main(arguments):
+    """Runs from the command line."""
+    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    with train.process_group(run_opts):
+        label(hparams_file, run_opts, overrides)
 
 
 if __name__ == "__main__":
