@@ -20,15 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from demo_answers import classify_some
 from filelock import FileLock, Timeout
 from hyperpyyaml import load_hyperpyyaml
 from train import SUMMARY
 
-import demo
 from ascmamba_modules.files import replacing, write_csv
 from ascmamba_modules.model_folder import FOLDER
 
 RECIPE = Path(__file__).resolve().parent
+DEMO_SETTINGS = RECIPE / "demo.yaml"
 RECORD = "stages.json"
 _LAUNCHED = ("train.py", "pseudo_label.py")
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
@@ -385,7 +386,7 @@ def main(arguments):
 
 def run(args, output):
     """Runs the stages asked for, and prints the table of all."""
-    path = args.settings or (demo.SETTINGS if args.demo else None)
+    path = args.settings or (DEMO_SETTINGS if args.demo else None)
     settings = load_hyperpyyaml(Path(path).read_text("utf-8")) if path else {}
     settings["train"] = {
         "seed": args.seed,
@@ -435,7 +436,7 @@ def run(args, output):
     model = output / "finetune_pseudo" / FOLDER
     if args.demo and model.exists():
         print(f"\nSome test clips, asked of {model}")
-        demo.classify_some(model, output / "cas.csv")
+        classify_some(model, output / "cas.csv")
 
 
 def _short(folder):

@@ -1,11 +1,7 @@
-"""What run_all.py does beside the stages when it runs as a demo."""
-
-from pathlib import Path
+"""What the model of the demo answers."""
 
 from ascmamba_modules.inference import SceneClassifier
 from ascmamba_modules.manifest import read_manifest
-
-SETTINGS = Path(__file__).with_name("demo.yaml")
 
 
 def classify_some(model, manifest):
