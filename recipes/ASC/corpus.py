@@ -355,3 +355,41 @@ def run_command(work):
         work()
     except (OSError, ValueError) as error:
         sys.exit(f"{error}")
+
+
+def run_preparation(parser, arguments, prepare, download):
+    """Runs the command of a corpus whose classes can be the unified ones.
+
+    Arguments
+    ---------
+    parser : argparse.ArgumentParser
+        From :func:`command_line`.
+    arguments : list
+        The command line.
+    prepare : callable
+        Writes the manifest.
+    download : callable
+        Fetches the corpus into a folder.
+    """
+    parser.add_argument(
+        "--unified",
+        action="store_true",
+        help="the pre-training set's classes instead of the corpus' own",
+    )
+    args = parser.parse_args(arguments)
+
+    def work():
+        check_output(args.output)
+        if args.download:
+            download(args.folder)
+        table = prepare(
+            args.folder,
+            args.output,
+            args.split,
+            args.unified,
+            args.max_problems,
+            args.seed,
+        )
+        print_counts(table, args.output)
+
+    run_command(work)

@@ -22,8 +22,7 @@ from corpus import (
     command_line,
     find_corpus,
     keep_sound_clips,
-    print_counts,
-    run_command,
+    run_preparation,
     to_unified,
     unified_scenes,
 )
@@ -219,32 +218,22 @@ def unpack(folder):
     partial.rmdir()
 
 
+def download(folder):
+    """Fetches the parts of the archive, and unpacks them.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to put it.
+    """
+    fetch_record(RECORD, ARCHIVES, folder, unpack=False)
+    unpack(folder)
+
+
 def main(arguments):
     """Runs from the command line."""
     parser = command_line(__doc__, INSTRUCTIONS, SPLITS, "all")
-    parser.add_argument(
-        "--unified",
-        action="store_true",
-        help="the pre-training set's classes instead of the corpus' own",
-    )
-    args = parser.parse_args(arguments)
-
-    def work():
-        check_output(args.output)
-        if args.download:
-            fetch_record(RECORD, ARCHIVES, args.folder, unpack=False)
-            unpack(args.folder)
-        table = prepare_cochlscene(
-            args.folder,
-            args.output,
-            args.split,
-            args.unified,
-            args.max_problems,
-            args.seed,
-        )
-        print_counts(table, args.output)
-
-    run_command(work)
+    run_preparation(parser, arguments, prepare_cochlscene, download)
 
 
 if __name__ == "__main__":

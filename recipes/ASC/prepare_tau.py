@@ -21,9 +21,8 @@ from corpus import (
     command_line,
     find_corpus,
     keep_sound_clips,
-    print_counts,
     read_table,
-    run_command,
+    run_preparation,
     to_unified,
     unified_scenes,
 )
@@ -165,31 +164,21 @@ def _splits(table, folder, split, seed):
     return table["ID"].map(splits).fillna("")
 
 
+def download(folder):
+    """Fetches and unpacks the corpus.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to put it.
+    """
+    fetch_record(RECORD, ARCHIVES, folder)
+
+
 def main(arguments):
     """Runs from the command line."""
     parser = command_line(__doc__, INSTRUCTIONS, SPLITS, "all")
-    parser.add_argument(
-        "--unified",
-        action="store_true",
-        help="the pre-training set's classes instead of the corpus' own",
-    )
-    args = parser.parse_args(arguments)
-
-    def work():
-        check_output(args.output)
-        if args.download:
-            fetch_record(RECORD, ARCHIVES, args.folder)
-        table = prepare_tau(
-            args.folder,
-            args.output,
-            args.split,
-            args.unified,
-            args.max_problems,
-            args.seed,
-        )
-        print_counts(table, args.output)
-
-    run_command(work)
+    run_preparation(parser, arguments, prepare_tau, download)
 
 
 if __name__ == "__main__":
