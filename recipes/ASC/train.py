@@ -17,6 +17,8 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
+from prepare_cas import prepare_cas
+from prepare_pretraining import prepare_pretraining
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
@@ -90,6 +92,23 @@ def make_cache(hparams):
         hparams["clip_length"],
         hparams["cache_dtype"],
     )
+
+
+def prepare(hparams):
+    """Writes the manifest, if the folder of a corpus is given."""
+    folder, output = hparams.get("data_folder"), hparams["manifest"]
+    if not folder:
+        return
+    ways = {
+        "cas": lambda: prepare_cas(folder, output),
+        "pretraining": lambda: prepare_pretraining(folder, folder, output),
+    }
+    try:
+        run_on_main(ways[hparams["corpus"]])
+    except KeyError:
+        sys.exit(f"corpus must be one of {', '.join(ways)}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"{error}")
 
 
 def load_rows(hparams):
@@ -212,6 +231,7 @@ def train(hparams_file, run_opts, overrides):
     """
     start_time = time.time()
     hparams = load_hparams(hparams_file, overrides)
+    prepare(hparams)
     rows = load_rows(hparams)
     check_resuming(hparams, hparams_file, overrides)
     sb.create_experiment_directory(

@@ -306,3 +306,19 @@ def test_testing_what_was_never_trained_is_refused(clips, tmp_path):
     arguments = command(MAMBA, clips, tmp_path)
     log = run([*arguments, "--test_only"], expect=1)
     assert "No checkpoint in" in log and "Traceback" not in log
+
+
+def test_manifest_is_prepared_first_for_all_processes(world, tmp_path):
+    manifest = tmp_path / "cas.csv"
+    options = {"data_folder": world, "distributed_backend": "gloo"}
+    words = command(MAMBA, manifest, tmp_path / "out", **options)
+    run(words, TWO_PROCESSES)
+    assert epochs(tmp_path / "out") == [1]
+    rows = pd.read_csv(manifest)
+    assert set(rows["split"]) == {"train", "valid", "evaluation"}
+
+
+def test_wrong_data_folder_is_refused(tmp_path):
+    words = command(MAMBA, tmp_path / "m.csv", tmp_path, data_folder=tmp_path)
+    log = run(words, expect=1)
+    assert "expected ICME2024_GC_ASC_dev" in log and "Traceback" not in log
