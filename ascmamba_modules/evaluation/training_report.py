@@ -1,0 +1,68 @@
+"""What a training says about its model at the end."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import confusion_matrix
+
+from ascmamba_modules.evaluation.plots import (
+    plot_confusion,
+    plot_recalls,
+    save_figure,
+)
+from ascmamba_modules.evaluation.scores import per_class_table
+from ascmamba_modules.files import write_csv
+
+
+def write_report(folder, ids, targets, log_posteriors, classes):
+    """Writes what a test says about a model.
+
+    Files: ``predictions.csv`` (a row a clip with its posteriors),
+    ``per_class.csv`` and ``.png``, ``confusion_matrix.csv`` and ``.png``.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to write; made if need be.
+    ids : list
+        Names of the clips.
+    targets : array-like
+        Class indices (clips).
+    log_posteriors : array-like
+        (clips, classes).
+    classes : list
+        Names of the classes.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The per-class table.
+    """
+    folder = Path(folder)
+    classes = list(classes)
+    targets = np.asarray(targets)
+    posteriors = np.exp(np.asarray(log_posteriors))
+    predictions = posteriors.argmax(1)
+
+    rows = pd.DataFrame(posteriors, columns=[f"p({c})" for c in classes])
+    rows.insert(0, "ID", ids)
+    rows.insert(1, "scene_label", [classes[t] for t in targets])
+    rows.insert(2, "prediction", [classes[p] for p in predictions])
+    write_csv(rows, folder / "predictions.csv")
+
+    table = per_class_table(targets, predictions, classes)
+    write_csv(table.rename_axis("class"), folder / "per_class.csv", index=True)
+    save_figure(plot_recalls(table), folder / "per_class.png")
+
+    matrix = confusion_matrix(targets, predictions, labels=range(len(classes)))
+    frame = pd.DataFrame(matrix, index=classes, columns=classes)
+    write_csv(
+        frame.rename_axis("true class"),
+        folder / "confusion_matrix.csv",
+        index=True,
+    )
+    save_figure(
+        plot_confusion(matrix, classes), folder / "confusion_matrix.png"
+    )
+    return table
