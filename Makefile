@@ -28,6 +28,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/feature_cache.py
 	$(BIN)/python benchmarks/selective_scan.py
+	$(BIN)/python benchmarks/dense_encoder.py
 	$(BIN)/python benchmarks/model.py
 	$(BIN)/python benchmarks/model_size.py
 

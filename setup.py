@@ -125,6 +125,6 @@ setup(
         "cuda": ["mamba-ssm>=2.2.4,<=2.3.2.post1", "causal-conv1d>=1.4"],
         "tensorboard": ["tensorboard"],
         "test": TEST,
-        "bench": ["librosa", "mambapy"],
+        "bench": ["librosa", "mambapy", "transformers>=5.23"],
     },
 )

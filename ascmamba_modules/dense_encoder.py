@@ -5,7 +5,7 @@ sizes and dilations follow the dense encoder that it takes over from speech
 enhancement: Y.-X. Lu et al., "MP-SENet", Interspeech 2023, section 2.2.
 """
 
-import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ascmamba_modules.padding import frame_mask
@@ -25,10 +25,12 @@ class ConvNormAct(nn.Module):
     kernel_size : tuple
         (time, frequency).
     **conv_options
-        Passed to ``torch.nn.Conv2d``.
+        Passed to ``torch.nn.Conv2d``, which has no bias: the norm would take
+        it away again.
 
     Example
     -------
+    >>> import torch
     >>> layer = ConvNormAct(1, 8, (3, 3), padding=(1, 1))
     >>> layer(torch.rand(2, 1, 50, 64)).shape
     torch.Size([2, 8, 50, 64])
@@ -37,14 +39,14 @@ class ConvNormAct(nn.Module):
     def __init__(self, in_channels, out_channels, kernel_size, **conv_options):
         super().__init__()
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, **conv_options
+            in_channels, out_channels, kernel_size, bias=False, **conv_options
         )
         self.norm = nn.InstanceNorm2d(out_channels, affine=True)
         self.act = nn.PReLU(out_channels)
 
     def forward(self, x, mask=None):
         """Maps (B, C, T, F); ``mask`` is (B, 1, T, 1) or None."""
-        x = self.conv(x)
+        x = self.convolve(x)
         if mask is None:
             return self.act(self.norm(x))
         count = mask.sum((2, 3), keepdim=True) * x.shape[3]
@@ -55,6 +57,42 @@ class ConvNormAct(nn.Module):
         scale, shift = self.norm.weight, self.norm.bias
         x = x * scale[:, None, None] + shift[:, None, None]
         return self.act(x) * mask
+
+    def convolve(self, x):
+        """Maps (B, C, T, F) by the convolution alone."""
+        return self.conv(x)
+
+
+class DenseLayer(ConvNormAct):
+    """The same for an input in pieces along the channels.
+
+    Each piece meets its own part of the kernels, and the results are added.
+    That is the convolution of the pieces side by side, which then need be
+    neither copied together nor kept together for the backward pass.
+
+    Example
+    -------
+    >>> import torch
+    >>> layer = DenseLayer(3, 8, (3, 3), padding=(1, 1))
+    >>> layer([torch.rand(2, 1, 50, 64), torch.rand(2, 2, 50, 64)]).shape
+    torch.Size([2, 8, 50, 64])
+    """
+
+    def convolve(self, x):
+        """Maps a list of (B, C_i, T, F), the C_i adding up to C."""
+        conv = self.conv
+        kernels = conv.weight.split([piece.shape[1] for piece in x], dim=1)
+        first, *others = (
+            F.conv2d(
+                piece,
+                kernel,
+                stride=conv.stride,
+                padding=conv.padding,
+                dilation=conv.dilation,
+            )
+            for piece, kernel in zip(x, kernels)
+        )
+        return sum(others, first)
 
 
 class DenseBlock(nn.Module):
@@ -71,6 +109,7 @@ class DenseBlock(nn.Module):
 
     Example
     -------
+    >>> import torch
     >>> DenseBlock(8, depth=4)(torch.rand(2, 8, 50, 64)).shape
     torch.Size([2, 8, 50, 64])
     """
@@ -78,7 +117,7 @@ class DenseBlock(nn.Module):
     def __init__(self, channels, depth=4):
         super().__init__()
         self.layers = nn.ModuleList(
-            ConvNormAct(
+            DenseLayer(
                 channels * (i + 1),
                 channels,
                 (3, 3),
@@ -90,10 +129,10 @@ class DenseBlock(nn.Module):
 
     def forward(self, x, mask=None):
         """Maps (B, C, T, F); ``mask`` is (B, 1, T, 1) or None."""
-        seen = x
+        seen = [x]
         for layer in self.layers:
             x = layer(seen, mask)
-            seen = torch.cat([x, seen], dim=1)
+            seen.insert(0, x)  # the newest first
         return x
 
 
@@ -111,6 +150,7 @@ class DenseEncoder(nn.Module):
 
     Example
     -------
+    >>> import torch
     >>> DenseEncoder(channels=8)(torch.rand(2, 1, 50, 64)).shape
     torch.Size([2, 8, 50, 32])
     """

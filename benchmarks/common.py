@@ -16,6 +16,8 @@ BUSY_HINT = (
     "suffer most from other load."
 )
 
+_TURN = 0.2
+
 
 def machine():
     """Describes the machine in one line.
@@ -53,7 +55,8 @@ def median_times(functions, rounds):
     functions : dict
         Functions without arguments, by name.
     rounds : int
-        Each function is called this often, after one call to warm up.
+        Each function has this many turns, after one call to warm up.  In a
+        turn it is called once, or as often as fits into _TURN seconds.
 
     Returns
     -------
@@ -65,9 +68,12 @@ def median_times(functions, rounds):
     seconds = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - start)
+            turn = 0.0
+            while turn < _TURN:
+                start = time.perf_counter()
+                function()
+                seconds[name].append(time.perf_counter() - start)
+                turn += seconds[name][-1]
     return {name: statistics.median(s) for name, s in seconds.items()}
 
 

@@ -118,7 +118,7 @@ def main():
     )
     args = parser.parse_args()
     print(machine())
-    print(f"Medians of {args.rounds} interleaved calls.\n")
+    print(f"Medians of {args.rounds} interleaved turns.\n")
     print(markdown_table(rows(args.rounds)))
     print(f"\nLargest difference to librosa: {largest_difference():.1g} dB.")
 

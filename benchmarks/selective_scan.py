@@ -10,6 +10,7 @@ import argparse
 import functools
 import importlib
 import importlib.util
+import math
 import sys
 from types import ModuleType
 
@@ -37,9 +38,12 @@ SHAPES = {
 }
 STATES = 16
 PEER = "mambapy"
-# A loop over time, whose backward pass is quadratic in length: for the shape
-# "reference" alone.
 REFERENCE = "selective_scan_ref"
+HUGGING_FACE = "Hugging Face"
+# Loops over time, whose backward pass is quadratic in length: not where it
+# would take minutes.
+LOOPS = (REFERENCE, HUGGING_FACE)
+MOST_LOOP_WORK = 1e9  # steps times elements of the input
 EXPONENTIALS = "exponentials alone"
 PASSES = ("forward", "forward + backward")
 
@@ -90,6 +94,20 @@ def selective_scan_ref():
     return module.selective_scan_ref
 
 
+@functools.cache
+def scan_of_hugging_face():
+    """What transformers runs where no kernel is to be had, its slow path.
+
+    Returns
+    -------
+    function
+        ``transformers.models.mamba.modeling_mamba.mamba_selective_scan``.
+    """
+    from transformers.models.mamba.modeling_mamba import mamba_selective_scan
+
+    return mamba_selective_scan
+
+
 def exponentials(u, A):
     """One exponential for each step, channel and state, in the cache."""
     block = torch.randn(2**16)
@@ -103,8 +121,13 @@ def scan(name, u, delta, A, B, C):
     if name == PEER:
         return scan_mambapy(u, delta, A, B, C)
     u, delta, B, C = (x.transpose(1, 2) for x in (u, delta, B, C))
-    if name == REFERENCE:
-        return selective_scan_ref()(u, delta, A, B, C).transpose(1, 2)
+    if name in LOOPS:
+        loop = (
+            selective_scan_ref()
+            if name == REFERENCE
+            else scan_of_hugging_face()
+        )
+        return loop(u, delta, A, B, C).transpose(1, 2)
     return selective_scan(u, delta, A, B, C, engine=name).transpose(1, 2)
 
 
@@ -135,7 +158,7 @@ def prepare(name, pass_name, shape, device="cpu"):
     Arguments
     ---------
     name : str
-        "mambapy", an engine, REFERENCE or EXPONENTIALS.
+        "mambapy", an engine, one of LOOPS or EXPONENTIALS.
     pass_name : str
         One of PASSES.
     shape : tuple
@@ -188,11 +211,12 @@ def rows(shape, rounds, device="cpu"):
     """
     names = [PEER, *_engines(device)]
     if device == "cpu":
-        names.append(EXPONENTIALS)
-        if shape == SHAPES["reference"]:
-            names.append(REFERENCE)
+        names += [EXPONENTIALS, *LOOPS]
+    work = math.prod(shape) * shape[2]
     table = []
     for pass_name in PASSES:
+        if pass_name != "forward" and work > MOST_LOOP_WORK:
+            names = [name for name in names if name not in LOOPS]
         functions = {n: prepare(n, pass_name, shape, device) for n in names}
         if device == "cuda":
             memory = {n: peak_gpu_memory(functions[n]) for n in names}
@@ -261,9 +285,10 @@ def main():
     parser = argparse.ArgumentParser(
         epilog=BUSY_HINT,
         description="Prints seconds (medians) and peak memory of one "
-        "selective scan for mambapy and for each engine that runs here, how "
-        "many times faster and smaller than mambapy each is, and the largest "
-        "relative error of the outputs against a float64 loop. GPU rows "
+        "selective scan for mambapy, mamba-ssm's and Hugging Face's loops and "
+        "each engine that runs here, how many times faster and smaller than "
+        "mambapy each is, and the largest relative error of the outputs "
+        "against a float64 loop. GPU rows "
         "appear where there is one. Shapes are sequences x channels x steps, "
         f"with {STATES} states; mambapy takes up to 6 GB.",
     )
@@ -285,7 +310,7 @@ def main():
         errors += error_rows(device)
         for name in args.shapes:
             table += rows(SHAPES[name], args.rounds, device)
-    print(f"Medians of {args.rounds} interleaved calls, float32.\n")
+    print(f"Medians of {args.rounds} interleaved turns, float32.\n")
     print(markdown_table(table))
     print("\nAgainst a float64 loop, relative to the largest output:\n")
     print(markdown_table(errors))

@@ -57,11 +57,6 @@ def test_accumulation_keeps_the_effective_batch(
         script, *words = command(MAMBA, clips, tmp_path / name, **options)
         train.main(words)
         found[name] = weights(tmp_path / name)
-    # The norm after a convolution takes its bias out again, whose gradient is
-    # rounding error alone.
-    for name in [key for key in found["whole"] if key[1].endswith("conv.bias")]:
-        for values in found.values():
-            values.pop(name)
     moved = distance(found["whole"], found["start"])
     assert moved > 1e-4
     assert distance(found["accumulated"], found["whole"]) < 1e-2 * moved
