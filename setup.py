@@ -104,6 +104,9 @@ setup(
         )
     ],
     cmdclass={"build_ext": BuildKernels},
+    entry_points={
+        "console_scripts": ["ascmamba = ascmamba_modules.command_line:main"]
+    },
     python_requires=">=3.10",
     install_requires=[
         "torch==2.11.*",

@@ -1,0 +1,11 @@
+"""``ascmamba timeline``."""
+
+
+def add_parser(subparsers):
+    """Describes the arguments; returns the parser."""
+    return subparsers.add_parser("timeline")
+
+
+def run(arguments):
+    """Runs the subcommand; returns the exit code."""
+    raise NotImplementedError
