@@ -5,9 +5,18 @@ from pathlib import Path
 
 import torch
 from speechbrain.inference.interfaces import Pretrained
-from speechbrain.utils.fetching import FetchFrom, FetchSource, LocalStrategy
+from speechbrain.utils.fetching import (
+    FetchFrom,
+    FetchSource,
+    LocalStrategy,
+    fetch,
+)
 
 from ascmamba_modules.audio_files import audio_problem, load_audio
+from ascmamba_modules.model_settings import SETTINGS, read_settings
+from ascmamba_modules.plain_loading import load_plain
+
+_FETCH_OPTIONS = ("savedir", "local_strategy", "fetch_config")
 
 
 class SceneClassifier(Pretrained):
@@ -55,11 +64,13 @@ class SceneClassifier(Pretrained):
         self.hparams.label_encoder.ignore_len()
 
     @classmethod
-    def from_hparams(cls, source, hparams_file="hyperparams.yaml", **kwargs):
+    def from_hparams(
+        cls, source, hparams_file="hyperparams.yaml", trusted=True, **kwargs
+    ):
         """Loads a model folder, from disk or from the Hugging Face hub.
 
-        Loading builds what ``hyperparams.yaml`` in the folder names, so load
-        only folders that you trust.
+        Loading a trusted folder builds what ``hyperparams.yaml`` in it names,
+        which can be any code: give ``trusted=False`` for all others.
 
         Arguments
         ---------
@@ -68,7 +79,11 @@ class SceneClassifier(Pretrained):
             place and without network, or the name "owner/model" of a model
             on the hub.
         hparams_file : str
-            Name of the settings file.
+            Name of the settings file; of trusted folders.
+        trusted : bool
+            Whether the folder may run code.  If False only plain settings
+            and weights are read, and nothing but this package's models can
+            be built, see :func:`ascmamba_modules.plain_loading.load_plain`.
         **kwargs
             Passed to ``Pretrained.from_hparams``, e.g.
             ``run_opts={"device": "cuda"}``.
@@ -81,14 +96,26 @@ class SceneClassifier(Pretrained):
         Raises
         ------
         FileNotFoundError
-            If ``source`` is neither a model folder nor a hub name.
+            If ``source`` is neither a model folder nor a hub name, or a file
+            of the folder is missing.
+        ValueError
+            If the folder is of another version of the format, if a file of
+            it is damaged or does not fit, or if it needs trust and has none.
         """
         if isinstance(source, (str, Path)):
-            source = _local_or_hub(str(source), hparams_file)
+            source = _local_or_hub(str(source))
         if isinstance(source, FetchSource):
             # The files are used where they are; nothing is cached.
             kwargs = {"local_strategy": LocalStrategy.NO_LINK, **kwargs}
-        return super().from_hparams(source, hparams_file, **kwargs)
+        fetching = {k: kwargs[k] for k in _FETCH_OPTIONS if k in kwargs}
+        if trusted:
+            path = fetch(SETTINGS, source, **fetching)
+            read_settings(path.parent)  # which checks the version
+            return super().from_hparams(source, hparams_file, **kwargs)
+        parts = load_plain(source, **fetching)
+        for name in fetching:
+            del kwargs[name]
+        return cls(parts["modules"], parts, **kwargs)
 
     def classify_file(self, path, location=None, record_time=None):
         """Classifies one audio file.
@@ -211,16 +238,8 @@ def _pad(tokens):
     return torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
 
 
-def _local_or_hub(source, hparams_file):
+def _local_or_hub(source):
     if Path(source).is_dir():
-        # A stage's output folder has settings, too, but no weights.
-        for name in (hparams_file, "model.ckpt"):
-            if not (Path(source) / name).exists():
-                raise FileNotFoundError(
-                    f"No {name} in {source}: this is no model folder. A "
-                    "finished training stage leaves one as 'model' in its "
-                    "output folder."
-                )
         return FetchSource(FetchFrom.LOCAL, source)
     owner, slash, name = source.partition("/")
     is_hub_name = slash and name and "/" not in name and owner[:1] not in ".~"
