@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ascmamba_modules.audio_files import (
     audio_problem,
+    check_rate,
     inspect_audio,
     load_audio,
     reason,
@@ -255,7 +256,7 @@ class SceneClassifier(Pretrained):
         times = _one_a_clip("record_time", record_time, len(paths))
         if not skip_errors:
             with ThreadPoolExecutor() as pool:
-                problems = list(pool.map(_file_problem, paths))
+                problems = list(pool.map(self._problem_of_whole, paths))
             problems = [
                 problem or _time_problem(moment)
                 for problem, moment in zip(problems, times)
@@ -269,7 +270,7 @@ class SceneClassifier(Pretrained):
         self, paths, places, times, batch_size, skip_errors, progress_bar
     ):
         waveforms = map_ahead(
-            lambda path: self._load(path, _file_problem(path)),
+            lambda path: self._load(path, self._problem_of_whole(path)),
             paths,
             threads=get_available_cpu_count(),
             ahead=2 * batch_size,
@@ -518,6 +519,22 @@ class SceneClassifier(Pretrained):
                 )
         return None
 
+    def _problem_of_whole(self, path):
+        """What is wrong with a file that is to be classified as a whole."""
+        found = inspect_audio(path)
+        if found.problem:
+            return found.problem
+        if found.duration > _MAX_LENGTH:
+            return (
+                f"{found.duration:.0f} s are too long to be classified as a "
+                "whole; take windows (classify_long, ascmamba timeline)"
+            )
+        try:
+            check_rate(found.rate, self.audio_normalizer.sample_rate)
+        except ValueError as error:
+            return str(error)
+        return ""
+
     def _load(self, path, problem):
         """Waveform (samples) and "", or None and what is wrong."""
         if problem:
@@ -591,17 +608,6 @@ def _one_a_clip(name, given, batch):
             "clip, None where it is unknown."
         )
     return list(given)
-
-
-def _file_problem(path):
-    """What is wrong with a file that is to be classified as a whole."""
-    found = inspect_audio(path)
-    if found.duration > _MAX_LENGTH and not found.problem:
-        return (
-            f"{found.duration:.0f} s are too long to be classified as a "
-            "whole; take windows (classify_long, ascmamba timeline)"
-        )
-    return found.problem
 
 
 def _time_problem(record_time):

@@ -1,7 +1,11 @@
 """Plot of a timeline."""
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+# Seconds between ticks that read well on a clock.
+_STEPS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)
+_STEPS += (7200, 10800, 21600, 43200, 86400)
 
 
 def plot_timeline(timeline):
@@ -38,9 +42,9 @@ def plot_timeline(timeline):
     )
     axes.set_yticks(range(len(classes)), classes)
     axes.invert_yaxis()
-    axes.xaxis.set_major_locator(
-        MaxNLocator(8, steps=[1, 1.5, 2, 3, 5, 6, 10], integer=True)
-    )
+    length = segments["end"].iloc[-1] - segments["start"].iloc[0]
+    step = next((s for s in _STEPS if length / s <= 10), _STEPS[-1])
+    axes.xaxis.set_major_locator(MultipleLocator(step))
     axes.xaxis.set_major_formatter(FuncFormatter(_clock))
     axes.set_xlabel("time (h:mm:ss)")
     figure.colorbar(colours, label="posterior", pad=0.01)
