@@ -82,6 +82,7 @@ TEST = [
     "hypothesis",
     "librosa",
     "networkx",
+    "pyarrow",
     "pytest",
     "ruff",
     "tensorboard",
@@ -126,6 +127,7 @@ setup(
     ],
     extras_require={
         "cuda": ["mamba-ssm>=2.2.4,<=2.3.2.post1", "causal-conv1d>=1.4"],
+        "parquet": ["pyarrow"],
         "tensorboard": ["tensorboard"],
         "test": TEST,
         "bench": ["librosa", "mambapy"],

@@ -212,12 +212,11 @@ def _write_jsonl(rows, path):
 def _write_parquet(rows, path):
     import pandas as pd
 
-    table = pd.DataFrame(rows)
-    table["file"] = [
-        name.encode("utf-8", "backslashreplace").decode()
-        for name in table["file"]
-    ]
-    table.to_parquet(path, index=False)
+    def utf8(row):
+        name = row["file"].encode("utf-8", "backslashreplace").decode()
+        return {**row, "file": name}
+
+    pd.DataFrame(map(utf8, rows)).to_parquet(path, index=False)
 
 
 _WRITERS = {
