@@ -124,6 +124,7 @@ setup(
         "filelock>=3.12",
         "tqdm>=4.64",
         "pooch>=1.8",
+        "safetensors>=0.4",
     ],
     extras_require={
         "cuda": ["mamba-ssm>=2.2.4,<=2.3.2.post1", "causal-conv1d>=1.4"],

@@ -143,6 +143,33 @@ def later(record_time, seconds):
     return moment + pd.Timedelta(seconds=seconds)
 
 
+def is_future(record_time):
+    """Whether a recording would have been made in the future.
+
+    Arguments
+    ---------
+    record_time : str, datetime.datetime or None
+        See :func:`time_text`.
+
+    Returns
+    -------
+    bool
+        False for an unknown time, and for the next day, which may have begun
+        elsewhere.
+
+    Example
+    -------
+    >>> is_future("2523-04-21"), is_future("2023-04-21"), is_future(None)
+    (True, False, False)
+    """
+    if not time_text(record_time):
+        return False
+    if not isinstance(record_time, datetime):
+        record_time = str(record_time).strip()
+    moment = pd.to_datetime(record_time, format="ISO8601")
+    return moment > pd.Timestamp.now(moment.tz) + pd.Timedelta(days=1)
+
+
 @register_checkpoint_hooks
 class ContextTokenizer:
     """Cuts the texts of place and time into SentencePiece tokens.

@@ -1,68 +1,50 @@
 """Classifying recordings with a trained model."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
-import pandas as pd
 import torch
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.autocast import AMPConfig, TorchAutocast
-from speechbrain.utils.fetching import FetchFrom, FetchSource, LocalStrategy
+from speechbrain.utils.fetching import (
+    FetchFrom,
+    FetchSource,
+    LocalStrategy,
+    fetch,
+)
 from speechbrain.utils.logger import get_logger
-from speechbrain.utils.parallel import get_available_cpu_count
 from tqdm.auto import tqdm
 
 from ascmamba_modules.audio_files import (
     audio_problem,
-    check_rate,
     inspect_audio,
     load_audio,
-    reason,
 )
-from ascmamba_modules.context import later, time_text
+from ascmamba_modules.context import is_future, later, time_text
+from ascmamba_modules.file_batches import (
+    ClassifiedFile,
+    batches_of_files,
+    clips_together,
+    file_problem,
+    raise_problems,
+    reading,
+)
 from ascmamba_modules.mamba import Mamba
-from ascmamba_modules.read_ahead import map_ahead
+from ascmamba_modules.model_settings import SETTINGS, read_settings
+from ascmamba_modules.plain_loading import load_plain
 from ascmamba_modules.selective_scan import choose_engine
 from ascmamba_modules.streaming import cut_windows, stream_audio
 from ascmamba_modules.timeline import Timeline
 
 logger = get_logger(__name__)
 
-# The model's memory grows with the longest clip of a batch.
 _CLIP_LENGTH = 10.0  # seconds
-_MAX_LENGTH = 300.0  # seconds
-_SHOWN_PROBLEMS = 20
-
-
-class ClassifiedFile(NamedTuple):
-    """What :meth:`SceneClassifier.classify_files` says of a file.
-
-    Arguments
-    ---------
-    path : str
-        The file.
-    out_prob : torch.Tensor or None
-        Log-posteriors (classes), on the CPU; None for a file with a problem.
-    score : float or None
-        Log-posterior of the best class.
-    index : int or None
-        Index of the best class.
-    text_lab : str
-        Name of the best class; empty for a file with a problem.
-    problem : str
-        Why the file could not be classified, with the remedy; empty if it
-        was.
-    """
-
-    path: str
-    out_prob: torch.Tensor | None = None
-    score: float | None = None
-    index: int | None = None
-    text_lab: str = ""
-    problem: str = ""
+_FETCH_OPTIONS = ("savedir", "local_strategy", "fetch_config")
+_NOT_FINITE = (
+    "the model's answer is no number; samples must be finite and, at full "
+    "scale, about 1"
+)
 
 
 class SceneClassifier(Pretrained):
@@ -130,11 +112,13 @@ class SceneClassifier(Pretrained):
         return [ind2lab[i] for i in range(len(ind2lab))]
 
     @classmethod
-    def from_hparams(cls, source, hparams_file="hyperparams.yaml", **kwargs):
+    def from_hparams(
+        cls, source, hparams_file="hyperparams.yaml", trusted=True, **kwargs
+    ):
         """Loads a model folder, from disk or from the Hugging Face hub.
 
-        Loading builds what ``hyperparams.yaml`` in the folder names, so load
-        only folders that you trust.
+        Loading a trusted folder builds what ``hyperparams.yaml`` in it names,
+        which can be any code: give ``trusted=False`` for all others.
 
         Arguments
         ---------
@@ -143,7 +127,11 @@ class SceneClassifier(Pretrained):
             place and without network, or the name "owner/model" of a model
             on the hub.
         hparams_file : str
-            Name of the settings file.
+            Name of the settings file; of trusted folders.
+        trusted : bool
+            Whether the folder may run code.  If False only plain settings
+            and weights are read, and nothing but this package's models can
+            be built, see :func:`ascmamba_modules.plain_loading.load_plain`.
         **kwargs
             Passed to ``Pretrained.from_hparams``, e.g.
             ``run_opts={"device": "cuda"}``.
@@ -156,14 +144,26 @@ class SceneClassifier(Pretrained):
         Raises
         ------
         FileNotFoundError
-            If ``source`` is neither a model folder nor a hub name.
+            If ``source`` is neither a model folder nor a hub name, or a file
+            of the folder is missing.
+        ValueError
+            If the folder is of another version of the format, if a file of
+            it is damaged or does not fit, or if it needs trust and has none.
         """
         if isinstance(source, (str, Path)):
-            source = _local_or_hub(str(source), hparams_file)
+            source = _local_or_hub(str(source))
         if isinstance(source, FetchSource):
             # The files are used where they are; nothing is cached.
             kwargs = {"local_strategy": LocalStrategy.NO_LINK, **kwargs}
-        return super().from_hparams(source, hparams_file, **kwargs)
+        fetching = {k: kwargs[k] for k in _FETCH_OPTIONS if k in kwargs}
+        if trusted:
+            path = fetch(SETTINGS, source, **fetching)
+            read_settings(path.parent)  # which checks the version
+            return super().from_hparams(source, hparams_file, **kwargs)
+        parts = load_plain(source, **fetching)
+        for name in fetching:
+            del kwargs[name]
+        return cls(parts["modules"], parts, **kwargs)
 
     def classify_file(self, path, location=None, record_time=None):
         """Classifies one audio file as a whole.
@@ -193,15 +193,12 @@ class SceneClassifier(Pretrained):
         ValueError
             If the file cannot be used, with the reason.
         """
-        waveform, problem = self._load(path, audio_problem(path))
+        problem = audio_problem(path)
         if problem:
             raise ValueError(f"{path}: {problem}")
-        try:
-            return self.classify_batch(
-                waveform.unsqueeze(0), None, location, record_time
-            )
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}")
+        with reading(path):
+            waveform = load_audio(path, self.audio_normalizer)
+            return self.classify_batch(waveform, None, location, record_time)
 
     def classify_files(
         self,
@@ -257,68 +254,55 @@ class SceneClassifier(Pretrained):
         places = _one_a_clip("location", location, len(paths))
         times = _one_a_clip("record_time", record_time, len(paths))
         if not skip_errors:
+            rate = self.audio_normalizer.sample_rate
             with ThreadPoolExecutor() as pool:
-                problems = list(pool.map(self._problem_of_whole, paths))
-            problems = [
-                problem or _time_problem(moment)
-                for problem, moment in zip(problems, times)
-            ]
-            _raise_problems(paths, problems)
+                problems = pool.map(
+                    lambda path, moment: file_problem(path, moment, rate),
+                    paths,
+                    times,
+                )
+                raise_problems(paths, list(problems))
         return self._classify_files(
-            paths, places, times, batch_size, skip_errors, progress_bar
+            zip(paths, places, times),
+            batch_size,
+            skip_errors,
+            tqdm(
+                desc="Classifying",
+                total=len(paths),
+                unit="file",
+                disable=None if progress_bar else True,
+            ),
         )
 
-    def _classify_files(
-        self, paths, places, times, batch_size, skip_errors, progress_bar
-    ):
-        waveforms = map_ahead(
-            lambda path: self._load(path, self._problem_of_whole(path)),
-            paths,
-            threads=get_available_cpu_count(),
-            ahead=2 * batch_size,
-        )
-        rows = zip(paths, waveforms, places, times)
-        bar = tqdm(
-            desc="Classifying",
-            total=len(paths),
-            unit="file",
-            disable=None if progress_bar else True,
-        )
+    def _classify_files(self, files, batch_size, skip_errors, bar):
         with bar:
-            # Batches are those of the list of files, whatever is wrong with
-            # some: a second run that starts at a batch repeats the first.
-            while group := list(islice(rows, batch_size)):
-                for file in self._classify_group(group):
-                    if file.problem and not skip_errors:
-                        _raise_problems([file.path], [file.problem])
-                    yield file
+            for batch in batches_of_files(
+                files, self.audio_normalizer, batch_size
+            ):
+                for result in self._classify_clips(batch, batch_size):
+                    if result.problem and not skip_errors:
+                        raise_problems([result.path], [result.problem])
+                    yield result
                     bar.update()
 
-    def _classify_group(self, group):
-        """Results of a batch's files: (path, (waveform, problem), ...)."""
-        results = {}
-        for i, (path, (_, problem), _, record_time) in enumerate(group):
-            problem = problem or _time_problem(record_time)
-            if problem:
-                results[i] = ClassifiedFile(path, problem=problem)
-        good = [i for i in range(len(group)) if i not in results]
-        limit = len(group) * _CLIP_LENGTH * self.audio_normalizer.sample_rate
-        sizes = [len(group[i][1][0]) for i in good]
-        for part in _parts(sizes, limit):
-            chosen = [good[j] for j in part]
-            waveforms = [group[i][1][0] for i in chosen]
+    def _classify_clips(self, clips, batch_size):
+        """Results of clips, in order."""
+        results = [ClassifiedFile(c.path, problem=c.problem) for c in clips]
+        limit = batch_size * _CLIP_LENGTH * self.audio_normalizer.sample_rate
+        for part in clips_together(clips, limit):
+            waveforms = [clips[i].waveform for i in part]
             longest = max(map(len, waveforms))
             out_prob = self._log_posteriors(
                 _pad(waveforms),
                 torch.tensor([len(wav) / longest for wav in waveforms]),
-                [group[i][2] for i in chosen],
-                [group[i][3] for i in chosen],
+                [clips[i].location for i in part],
+                [clips[i].record_time for i in part],
             ).cpu()
-            for i, posteriors in zip(chosen, out_prob):
-                results[i] = self._classified(group[i][0], posteriors)
-        return [results[i] for i in range(len(group))]
+            for i, posteriors in zip(part, out_prob):
+                results[i] = self._result(clips[i].path, posteriors)
+        return results
 
-    def _classified(self, path, posteriors):
+    def _result(self, path, posteriors):
         if posteriors.isnan().any():
             return ClassifiedFile(path, problem=_NOT_FINITE)
         score, index = posteriors.max(dim=-1)
@@ -384,9 +368,8 @@ class SceneClassifier(Pretrained):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         found = inspect_audio(path)
-        problem = found.problem or _time_problem(record_time)
-        if problem:
-            raise ValueError(f"{path}: {problem}")
+        if found.problem:
+            raise ValueError(f"{path}: {found.problem}")
         windows = cut_windows(
             stream_audio(path, self.audio_normalizer),
             round(window * rate),
@@ -399,7 +382,7 @@ class SceneClassifier(Pretrained):
             disable=None if progress_bar else True,
         )
         starts, ends, posteriors = [], [], []
-        with bar, _naming(path):
+        with bar, reading(path):
             while batch := list(islice(windows, batch_size)):
                 first = [start / rate for start, _ in batch]
                 out_prob = self._log_posteriors(
@@ -521,31 +504,6 @@ class SceneClassifier(Pretrained):
                 )
         return None
 
-    def _problem_of_whole(self, path):
-        """What is wrong with a file that is to be classified as a whole."""
-        found = inspect_audio(path)
-        if found.problem:
-            return found.problem
-        if found.duration > _MAX_LENGTH:
-            return (
-                f"{found.duration:.0f} s are too long to be classified as a "
-                "whole; take windows (classify_long, ascmamba timeline)"
-            )
-        try:
-            check_rate(found.rate, self.audio_normalizer.sample_rate)
-        except ValueError as error:
-            return str(error)
-        return ""
-
-    def _load(self, path, problem):
-        """Waveform (samples) and "", or None and what is wrong."""
-        if problem:
-            return None, problem
-        try:
-            return load_audio(path, self.audio_normalizer), ""
-        except (ValueError, OSError, RuntimeError) as error:
-            return None, reason(error)
-
     def _check_lengths(self, wav_lens, batch):
         if wav_lens is None:
             return None
@@ -581,24 +539,14 @@ class SceneClassifier(Pretrained):
         """Says once that a clock or a year may be wrong."""
         if self._future_warned:
             return
-        for moment in filter(time_text, times):
-            stamp = pd.to_datetime(moment, format="ISO8601")
-            # Wherever it is, no day is ahead of ours by more than one.
-            tomorrow = pd.Timestamp.now(stamp.tz) + pd.Timedelta(days=1)
-            if stamp > tomorrow:
-                self._future_warned = True
-                logger.warning(
-                    "record_time %s lies in the future; its month, day of the "
-                    "week and hour are used as they are",
-                    moment,
-                )
-                return
-
-
-_NOT_FINITE = (
-    "the model's answer is no number; samples must be finite and, at full "
-    "scale, about 1"
-)
+        for moment in filter(is_future, times):
+            self._future_warned = True
+            logger.warning(
+                "record_time %s lies in the future; its month, day of the "
+                "week and hour are used as they are",
+                moment,
+            )
+            return
 
 
 def _one_a_clip(name, given, batch):
@@ -612,72 +560,12 @@ def _one_a_clip(name, given, batch):
     return list(given)
 
 
-def _time_problem(record_time):
-    try:
-        time_text(record_time)
-    except ValueError as error:
-        return f"record_time {error}"
-    return ""
-
-
-def _raise_problems(paths, problems):
-    """Raises one error if there is a problem."""
-    found = [
-        f"{p}: {problem}" for p, problem in zip(paths, problems) if problem
-    ]
-    if not found:
-        return
-    if len(found) == 1:
-        raise ValueError(found[0])
-    lines = [f"{len(found)} of {len(paths)} files cannot be used"]
-    lines += [f"  - {problem}" for problem in found[:_SHOWN_PROBLEMS]]
-    if len(found) > _SHOWN_PROBLEMS:
-        lines.append(f"  ... and {len(found) - _SHOWN_PROBLEMS} more")
-    raise ValueError("\n".join(lines))
-
-
-def _parts(sizes, limit):
-    """Cuts clips into runs that take ``limit`` samples at most, padded.
-
-    Example
-    -------
-    >>> list(_parts([3, 4, 9, 1], 8))
-    [[0, 1], [2], [3]]
-    """
-    part, longest = [], 0
-    for i, size in enumerate(sizes):
-        longest = max(longest, size)
-        if part and longest * (len(part) + 1) > limit:
-            yield part
-            part, longest = [], size
-        part.append(i)
-    if part:
-        yield part
-
-
-@contextmanager
-def _naming(path):
-    """Puts a file's name before what is wrong with it."""
-    try:
-        yield
-    except (ValueError, OSError, RuntimeError) as error:
-        raise ValueError(f"{path}: {reason(error)}")
-
-
 def _pad(sequences):
     return torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
 
 
-def _local_or_hub(source, hparams_file):
+def _local_or_hub(source):
     if Path(source).is_dir():
-        # A stage's output folder has settings, too, but no weights.
-        for name in (hparams_file, "model.ckpt"):
-            if not (Path(source) / name).exists():
-                raise FileNotFoundError(
-                    f"No {name} in {source}: this is no model folder. A "
-                    "finished training stage leaves one as 'model' in its "
-                    "output folder."
-                )
         return FetchSource(FetchFrom.LOCAL, source)
     owner, slash, name = source.partition("/")
     is_hub_name = slash and name and "/" not in name and owner[:1] not in ".~"

@@ -44,8 +44,13 @@ def add_model_options(parser):
         required=True,
         metavar="DIR",
         help="model folder of a finished training, or owner/name on the "
-        "Hugging Face hub; loading builds what its settings name, so take "
-        "only what you trust",
+        "Hugging Face hub; loading it can run any code, see --untrusted",
+    )
+    parser.add_argument(
+        "--untrusted",
+        action="store_true",
+        help="read only weights and plain settings of the model, and build "
+        "only what this package knows",
     )
     parser.add_argument(
         "--device",
@@ -149,9 +154,13 @@ def load_classifier(arguments):
             )
         run_opts["device"] = arguments.device
     try:
-        return SceneClassifier.from_hparams(arguments.model, run_opts=run_opts)
-    except FileNotFoundError as error:
-        raise CommandError(f"--model: {error}")
+        return SceneClassifier.from_hparams(
+            arguments.model,
+            trusted=not arguments.untrusted,
+            run_opts=run_opts,
+        )
+    except (FileNotFoundError, ValueError) as error:
+        raise CommandError(f"--model {arguments.model}: {error}")
     # A folder of another version may fail in any part that it names.
     except Exception as error:
         text = " ".join(str(error).split())

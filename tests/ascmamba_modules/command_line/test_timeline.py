@@ -44,7 +44,7 @@ def test_segments_windows_and_plot(source, recording, tmp_path, capsys):
         (["--hop", "11"], "hop (11.0 s) must be"),
         (["--output", "windows.parquet"], "must end in .csv"),
         (["--plot", "night.gif"], "must end in .png"),
-        (["--record-time", "18:30"], "night.flac: record_time '18:30'"),
+        (["--record-time", "18:30"], "night.flac: '18:30' is not a time"),
     ],
 )
 def test_bad_options(source, recording, capsys, options, message):
