@@ -96,8 +96,6 @@ class SceneClassifier(Pretrained):
         super().__init__(*args, **kwargs)
         # The weights were loaded strictly, so that the classes must fit.
         self.hparams.label_encoder.ignore_len()
-        if not self.classes:  # SpeechBrain loads a file that is missing so
-            raise ValueError("The label encoder is empty: no classes.")
         self.engine = self._engine()
         self._future_warned = False
         logger.info(

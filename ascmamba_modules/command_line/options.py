@@ -160,7 +160,7 @@ def load_classifier(arguments):
             run_opts=run_opts,
         )
     except (FileNotFoundError, ValueError) as error:
-        raise CommandError(f"--model {arguments.model}: {error}")
+        raise CommandError(f"--model: {error}")
     # A folder of another version may fail in any part that it names.
     except Exception as error:
         text = " ".join(str(error).split())
@@ -172,6 +172,12 @@ def load_classifier(arguments):
 
 def log_to_stderr():
     """Shows what this package logs, and of others the warnings."""
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("speechbrain").setLevel(logging.WARNING)
-    logging.getLogger("ascmamba_modules").setLevel(logging.INFO)
+
+    def is_shown(record):
+        ours = record.name.startswith("ascmamba_modules")
+        return ours or record.levelno >= logging.WARNING
+
+    handler = logging.StreamHandler()
+    # SpeechBrain's loggers have a level each, so that its own does nothing.
+    handler.addFilter(is_shown)
+    logging.basicConfig(format="%(message)s", handlers=[handler])

@@ -215,23 +215,35 @@ def test_bad_options_are_one_clear_error(
 
 
 def spoil_weights(folder):
-    (folder / "model.ckpt").write_bytes(b"no weights")
+    (folder / "model.safetensors").write_bytes(b"no weights")
+
+
+def drop_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def drop_classes(folder):
+    (folder / "label_encoder.txt").unlink()
 
 
 def name_unknown_class(folder):
-    path = folder / "hyperparams.yaml"
-    text = path.read_text()
-    path.write_text(text.replace("ascmamba.ASCMamba", "ascmamba.ASCMamba2"))
+    replace(folder / "hyperparams.yaml", "ascmamba.ASCMamba", "ascmamba.New")
 
 
 def name_unknown_setting(folder):
-    path = folder / "hyperparams.yaml"
+    replace(folder / "hyperparams.yaml", "n_blocks: 1", "n_blocks: 1\n  new: 3")
+
+
+def come_from_the_future(folder):
+    replace(
+        folder / "settings.json", '"format_version": ', '"format_version": 9'
+    )
+
+
+def replace(path, old, new):
     text = path.read_text()
-    path.write_text(text.replace("n_blocks: 1", "n_blocks: 1\n  new: 3"))
-
-
-def drop_label_encoder(folder):
-    (folder / "label_encoder.ckpt").unlink()
+    assert old in text
+    path.write_text(text.replace(old, new))
 
 
 @pytest.mark.parametrize(
@@ -239,9 +251,11 @@ def drop_label_encoder(folder):
     [
         shutil.rmtree,
         spoil_weights,
+        drop_weights,
+        drop_classes,
         name_unknown_class,
         name_unknown_setting,
-        drop_label_encoder,
+        come_from_the_future,
     ],
 )
 def test_model_that_cannot_be_loaded_is_one_clear_error(
