@@ -20,6 +20,8 @@ FILES = {
     "model": "model.safetensors",
     "label_encoder": "label_encoder.txt",
 }
+# Of SpeechBrain's parser of Python literals.
+_LABEL_ERRORS = KeyError, ValueError, SyntaxError, RecursionError, MemoryError
 _STATISTICS = ("count", "glob_mean", "glob_std")
 
 
@@ -216,9 +218,10 @@ def _load_labels(label_encoder, path):
     _check_exists(path)
     try:
         label_encoder.load(path)
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    if sorted(label_encoder.ind2lab) != list(range(len(label_encoder))):
+    except _LABEL_ERRORS as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from None
+    indices = sorted(label_encoder.ind2lab)
+    if not indices or indices != list(range(len(indices))):
         raise ValueError(f"{path} is damaged: its indices are not 0, 1, 2 ...")
 
 

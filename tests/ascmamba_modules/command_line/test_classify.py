@@ -35,8 +35,8 @@ def recordings(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def classifier(source):
-    return SceneClassifier.from_hparams(source)
+def classifier(model_folder):
+    return SceneClassifier.from_hparams(model_folder)
 
 
 def error_of(arguments, capsys):
@@ -49,8 +49,8 @@ def error_of(arguments, capsys):
     return last
 
 
-def test_labels_are_printed(source, classifier, recordings, capsys):
-    arguments = ["classify", str(recordings), "--model", str(source)]
+def test_labels_are_printed(model_folder, classifier, recordings, capsys):
+    arguments = ["classify", str(recordings), "--model", str(model_folder)]
     place, moment = "Xi'an", "2023-04-21 18:30:00"
     assert main([*arguments, "--location", place, "--record-time", moment]) == 0
     table = pd.read_csv(io.StringIO(capsys.readouterr().out))
@@ -66,7 +66,7 @@ def test_labels_are_printed(source, classifier, recordings, capsys):
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_posteriors_are_written(
-    source, classifier, recordings, tmp_path, suffix
+    model_folder, classifier, recordings, tmp_path, suffix
 ):
     table = pd.DataFrame("", index=range(7), columns=COLUMNS)
     table["ID"] = [f"clip {i}" for i in range(7)]
@@ -76,7 +76,7 @@ def test_posteriors_are_written(
     manifest, output = tmp_path / "clips.csv", tmp_path / f"new/out.{suffix}"
     write_manifest(table, manifest)
     assert main(
-        ["classify", str(manifest), "--model", str(source)]
+        ["classify", str(manifest), "--model", str(model_folder)]
         + ["--output", str(output), "--batch-size", "3"]
     ) == 0  # fmt: skip
     if suffix == "csv":
@@ -93,12 +93,12 @@ def test_posteriors_are_written(
 
 
 def test_failed_files_are_skipped_and_counted(
-    source, recordings, tmp_path, capsys
+    model_folder, recordings, tmp_path, capsys
 ):
     (recordings / "3.wav").write_text("not sound")
     (recordings / "5.wav").write_bytes(b"")
     output = tmp_path / "out.csv"
-    arguments = ["classify", str(recordings), "--model", str(source)]
+    arguments = ["classify", str(recordings), "--model", str(model_folder)]
     arguments += ["--output", str(output), "--batch-size", "2"]
     assert main(arguments) == 2
     shown = capsys.readouterr()
@@ -115,12 +115,12 @@ def test_failed_files_are_skipped_and_counted(
     ]
 
 
-def test_killed_run_goes_on_to_the_same_output(source, tmp_path, capsys):
+def test_killed_run_goes_on_to_the_same_output(model_folder, tmp_path, capsys):
     folder = tmp_path / "recordings"
     folder.mkdir()
     for i in range(60):
         write_noise(folder / f"{i:02d}.wav", 1 + i % 3, seed=i)
-    arguments = ["classify", str(folder), "--model", str(source)]
+    arguments = ["classify", str(folder), "--model", str(model_folder)]
     arguments += ["--batch-size", "4"]
     whole, killed = tmp_path / "whole.csv", tmp_path / "killed.csv"
     assert main([*arguments, "--output", str(whole)]) == 0
@@ -147,7 +147,7 @@ def test_killed_run_goes_on_to_the_same_output(source, tmp_path, capsys):
 
 
 def test_run_with_another_model_does_not_go_on(
-    source, recordings, tmp_path, capsys, monkeypatch
+    model_folder, recordings, tmp_path, capsys, monkeypatch
 ):
     arguments = ["classify", str(recordings), "--model"]
     options = ["--output", str(tmp_path / "out.csv"), "--batch-size", "2"]
@@ -155,13 +155,13 @@ def test_run_with_another_model_does_not_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(finish, lambda self: 1 / 0)  # as if killed just before
         with pytest.raises(ZeroDivisionError):
-            main([*arguments, str(source), *options])
+            main([*arguments, str(model_folder), *options])
     other = tmp_path / "model"
-    shutil.copytree(source, other)
+    shutil.copytree(model_folder, other)
     (other / "notes.txt").write_text("another")
     error = error_of([*arguments, str(other), *options], capsys)
     assert "unfinished run with another model" in error
-    assert main([*arguments, str(source), *options]) == 0
+    assert main([*arguments, str(model_folder), *options]) == 0
 
 
 BAD_INPUT = {
@@ -176,14 +176,14 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize("name", BAD_INPUT)
-def test_bad_input_is_one_clear_error(source, tmp_path, capsys, name):
+def test_bad_input_is_one_clear_error(model_folder, tmp_path, capsys, name):
     (tmp_path / "empty.wav").touch()
     (tmp_path / "text.wav").write_text("not sound")
     (tmp_path / "folder.wav").mkdir()
     (tmp_path / "clips.csv").write_text("file\na.wav\n")
     write_noise(tmp_path / "long.wav", 301)
     path, message = BAD_INPUT[name]
-    arguments = ["classify", str(tmp_path / path), "--model", str(source)]
+    arguments = ["classify", str(tmp_path / path), "--model", str(model_folder)]
     assert main(arguments) == 2
     shown = capsys.readouterr().err
     assert "ascmamba: error: " in shown and message in shown
@@ -204,13 +204,18 @@ BAD_OPTIONS = {
 
 @pytest.mark.parametrize("name", BAD_OPTIONS)
 def test_bad_options_are_one_clear_error(
-    source, recordings, tmp_path, capsys, monkeypatch, name
+    model_folder, recordings, tmp_path, capsys, monkeypatch, name
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "folder.csv").mkdir()
     options, message = BAD_OPTIONS[name]
-    arguments = ["classify", str(recordings / "1.wav"), "--model", str(source)]
+    arguments = [
+        "classify",
+        str(recordings / "1.wav"),
+        "--model",
+        str(model_folder),
+    ]
     assert message in error_of(arguments + options, capsys)
 
 
@@ -259,29 +264,29 @@ def replace(path, old, new):
     ],
 )
 def test_model_that_cannot_be_loaded_is_one_clear_error(
-    source, recordings, tmp_path, capsys, spoil
+    model_folder, recordings, tmp_path, capsys, spoil
 ):
     model = tmp_path / "model"
-    shutil.copytree(source, model)
+    shutil.copytree(model_folder, model)
     spoil(model)
     arguments = ["classify", str(recordings), "--model", str(model)]
     assert str(model) in error_of(arguments, capsys)
 
 
-def test_odd_paths(source, recordings, tmp_path, capsys):
+def test_odd_paths(model_folder, recordings, tmp_path, capsys):
     folder = tmp_path.joinpath(*["höflich 北京" * 8] * 12)
     folder.mkdir(parents=True)
     shutil.copy(recordings / "1.wav", folder / "ünïcode.wav")
-    arguments = ["classify", str(folder), "--model", str(source)]
+    arguments = ["classify", str(folder), "--model", str(model_folder)]
     assert main(arguments) == 0
     assert str(folder / "ünïcode.wav") in capsys.readouterr().out
 
 
-def test_output_into_a_closed_pipe_is_no_traceback(source, recordings):
+def test_output_into_a_closed_pipe_is_no_traceback(model_folder, recordings):
     code = (
         "import sys; from ascmamba_modules.command_line import main; "
         f"sys.exit(main(['classify', {str(recordings)!r}, '--model', "
-        f"{str(source)!r}, '--batch-size', '1']))"
+        f"{str(model_folder)!r}, '--batch-size', '1']))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -294,11 +299,11 @@ def test_output_into_a_closed_pipe_is_no_traceback(source, recordings):
     process.wait()
 
 
-def test_real_recordings(source, shared_data, tmp_path):
+def test_real_recordings(model_folder, shared_data, tmp_path):
     folder = shared_data / "esc10" / "audio"
     files = [str(path) for path in sorted(folder.glob("*.ogg"))[::20]]
     output = tmp_path / "out.csv"
-    arguments = ["classify", *files, "--model", str(source)]
+    arguments = ["classify", *files, "--model", str(model_folder)]
     assert main([*arguments, "--output", str(output)]) == 0
     table = pd.read_csv(output)
     assert table["file"].tolist() == files

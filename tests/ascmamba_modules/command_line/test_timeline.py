@@ -21,12 +21,18 @@ def recording(tmp_path):
     return tmp_path / "night.flac"
 
 
-def test_segments_windows_and_plot(source, recording, tmp_path, capsys):
+def test_segments_windows_and_plot(model_folder, recording, tmp_path, capsys):
     table, plot = tmp_path / "new" / "windows.csv", tmp_path / "night.png"
-    arguments = ["timeline", str(recording), "--model", str(source), *OPTIONS]
+    arguments = [
+        "timeline",
+        str(recording),
+        "--model",
+        str(model_folder),
+        *OPTIONS,
+    ]
     arguments += ["--output", str(table), "--plot", str(plot)]
     assert main(arguments) == 0
-    classifier = SceneClassifier.from_hparams(source)
+    classifier = SceneClassifier.from_hparams(model_folder)
     expected = classifier.classify_long(recording, 1.0, 0.5, "Berlin")
     pd.testing.assert_frame_equal(
         pd.read_csv(table), expected.table, atol=1e-4, check_dtype=False
@@ -47,14 +53,14 @@ def test_segments_windows_and_plot(source, recording, tmp_path, capsys):
         (["--record-time", "18:30"], "night.flac: '18:30' is not a time"),
     ],
 )
-def test_bad_options(source, recording, capsys, options, message):
-    arguments = ["timeline", str(recording), "--model", str(source)]
+def test_bad_options(model_folder, recording, capsys, options, message):
+    arguments = ["timeline", str(recording), "--model", str(model_folder)]
     assert main([*arguments, *options]) == 2
     shown = capsys.readouterr()
     assert message in shown.err and "Traceback" not in shown.err
     assert shown.out == ""
 
 
-def test_missing_file(source, capsys):
-    assert main(["timeline", "none.wav", "--model", str(source)]) == 2
+def test_missing_file(model_folder, capsys):
+    assert main(["timeline", "none.wav", "--model", str(model_folder)]) == 2
     assert "error: none.wav: file not found" in capsys.readouterr().err
