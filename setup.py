@@ -84,6 +84,7 @@ TEST = [
     "hypothesis",
     "librosa",
     "networkx",
+    "pyarrow",
     "pytest",
     "ruff",
     "tensorboard",
@@ -130,6 +131,7 @@ setup(
     extras_require={
         "cuda": ["mamba-ssm>=2.2.4,<=2.3.2.post1", "causal-conv1d>=1.4"],
         "export": EXPORT,
+        "parquet": ["pyarrow"],
         "tensorboard": ["tensorboard"],
         "test": TEST,
         "bench": [*EXPORT, "librosa", "mambapy"],

@@ -20,7 +20,7 @@ from ascmamba_modules.files import replacing
 from ascmamba_modules.model_settings import FORMAT_VERSION
 from ascmamba_modules.traceable import TraceableClassifier, null_context
 
-FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+FORMATS = ("onnx", "torch")
 TOLERANCE = 1e-4  # largest difference of posteriors that is let pass
 METADATA_FILE = "metadata.json"  # within a .pt2
 OUTPUT = "posteriors"

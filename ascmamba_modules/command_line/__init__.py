@@ -1,7 +1,8 @@
 """The command ``ascmamba``.
 
-Each subcommand is a module with ``add_parser(subparsers)``, which describes
-its arguments, and ``run(arguments)``, which returns the exit code.  Only
+Each subcommand is a module of its name with ``add_parser(subparsers)``, which
+describes its arguments, and ``run(arguments)``, which returns the exit code
+or raises :class:`~ascmamba_modules.command_line.errors.CommandError`.  Only
 ``run`` imports PyTorch, so that ``--help`` and wrong usage answer at once.
 
 Exit codes: 0, all is well; 1, it ran through but some files failed, and were
@@ -79,5 +80,6 @@ def _parser():
     )
     for name in _SUBCOMMANDS:
         module = importlib.import_module(f"{__name__}.{name}")
-        module.add_parser(subparsers).set_defaults(run=module.run)
+        module.add_parser(subparsers)
+        subparsers.choices[name].set_defaults(run=module.run)
     return parser

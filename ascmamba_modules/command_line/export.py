@@ -1,8 +1,13 @@
 """``ascmamba export``: a trained model as one file for other runtimes."""
 
-import argparse
-from pathlib import Path
+from ascmamba_modules.command_line.options import (
+    add_subparser,
+    check_output,
+    load_classifier,
+    positive,
+)
 
+_SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 _DESCRIPTION = """\
 Writes a trained model as one file, ONNX or PyTorch's torch.export.
 
@@ -11,7 +16,6 @@ posteriors; its metadata says which classes, sample rate and length. It is
 compared with the model before it is kept.
 """
 _EXAMPLES = """\
-examples:
   ascmamba export model
   ascmamba export model --input features --context vector --output box.onnx
   ascmamba export model --int8 --output phone.onnx
@@ -21,26 +25,26 @@ examples:
 
 def add_parser(subparsers):
     """Describes the arguments; returns the parser."""
-    parser = subparsers.add_parser(
+    parser = add_subparser(
+        subparsers,
         "export",
-        help="write a model as ONNX or torch.export",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "write a model as ONNX or torch.export",
+        _DESCRIPTION,
+        _EXAMPLES,
     )
+    parser.set_defaults(device="cpu", precision="fp32")
     parser.add_argument(
         "model", metavar="MODEL", help="model folder, or its name on a hub"
     )
     parser.add_argument(
         "--format",
-        choices=("onnx", "torch"),
+        choices=list(_SUFFIXES),
         default="onnx",
         help="default: onnx",
     )
     parser.add_argument(
         "--output",
         metavar="FILE",
-        type=Path,
         help="file to write (default: model.onnx or model.pt2, here)",
     )
     parser.add_argument(
@@ -59,7 +63,7 @@ def add_parser(subparsers):
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=positive(float),
         help="fix the length of clips; by default any length, which models "
         "other than ASCMamba cannot have",
     )
@@ -79,15 +83,12 @@ def add_parser(subparsers):
 
 def run(arguments):
     """Runs the subcommand; returns the exit code."""
-    from ascmamba_modules.export import FORMATS, export_model
-    from ascmamba_modules.inference import SceneClassifier
+    suffix = _SUFFIXES[arguments.format]
+    path = arguments.output or f"model{suffix}"
+    check_output(path, (suffix,))
+    from ascmamba_modules.export import export_model
 
-    classifier = SceneClassifier.from_hparams(
-        arguments.model,
-        trusted=not arguments.untrusted,
-        run_opts={"device": "cpu"},
-    )
-    path = arguments.output or Path(f"model{FORMATS[arguments.format]}")
+    classifier = load_classifier(arguments)
     exported = export_model(
         classifier,
         path,
