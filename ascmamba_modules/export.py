@@ -266,12 +266,12 @@ def _trace(module, classifier, seconds):
     shapes = [{0: dynamic, 1: length}]
     if module.takes_context:
         shapes.append({0: dynamic})
-    # Tracing by Dynamo keeps the scan's batch free, plain tracing does not;
-    # for the Transformers it is the other way round.
-    is_scan = isinstance(classifier.mods["model"], ASCMamba)
+    # Traced by Dynamo the size of ASCMamba's batch stays free, else it does
+    # not; the Transformers of other models can only be traced without.
+    by_dynamo = isinstance(classifier.mods["model"], ASCMamba)
     with torch.no_grad():
         return torch.export.export(
-            module, inputs, dynamic_shapes=tuple(shapes), strict=is_scan
+            module, inputs, dynamic_shapes=tuple(shapes), strict=by_dynamo
         )
 
 
