@@ -77,11 +77,14 @@ class BuildKernels(build_ext):
         )
 
 
+EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 TEST = [
+    *EXPORT,
     "einops",
     "hypothesis",
     "librosa",
     "networkx",
+    "pyarrow",
     "pytest",
     "ruff",
     "tensorboard",
@@ -104,6 +107,9 @@ setup(
         )
     ],
     cmdclass={"build_ext": BuildKernels},
+    entry_points={
+        "console_scripts": ["ascmamba = ascmamba_modules.command_line:main"]
+    },
     python_requires=">=3.10",
     install_requires=[
         "torch==2.11.*",
@@ -120,11 +126,14 @@ setup(
         "filelock>=3.12",
         "tqdm>=4.64",
         "pooch>=1.8",
+        "safetensors>=0.4",
     ],
     extras_require={
         "cuda": ["mamba-ssm>=2.2.4,<=2.3.2.post1", "causal-conv1d>=1.4"],
+        "export": EXPORT,
+        "parquet": ["pyarrow"],
         "tensorboard": ["tensorboard"],
         "test": TEST,
-        "bench": ["librosa", "mambapy", "transformers>=5.23"],
+        "bench": [*EXPORT, "librosa", "mambapy", "transformers>=5.23"],
     },
 )

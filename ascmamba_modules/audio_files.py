@@ -4,18 +4,20 @@ libsndfile reads a truncated file without a word, as a shorter one, and other
 faults show only in the middle of an epoch: here they show before.
 """
 
+import math
 import os
 import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import soundfile
+import torch
 import torch.nn.functional as F
-from speechbrain.dataio import audio_io
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.parallel import parallel_map
 
@@ -26,6 +28,7 @@ logger = get_logger(__name__)
 # A stated duration may be rounded; a file shorter by more is truncated.
 _DURATION_TOLERANCE = 0.1  # seconds
 _OGG_PAGE_BYTES = 65307  # at most, RFC 3533
+_MAX_FILTER_SIZE = 6e7  # values of float64
 
 
 class AudioFile(NamedTuple):
@@ -47,6 +50,50 @@ class AudioFile(NamedTuple):
     channels: int = 0
     duration: float = 0.0
     problem: str = ""
+
+
+@contextmanager
+def open_audio(path):
+    """Opens an audio file of any name.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Yields
+    ------
+    soundfile.SoundFile
+        Open for reading.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened.
+    soundfile.LibsndfileError
+        If it is no audio file.
+    """
+    # By number: libsndfile refuses names of over 1024 bytes, and soundfile
+    # those that are not UTF-8.
+    with open(path, "rb", buffering=0) as file:
+        with soundfile.SoundFile(file.fileno(), closefd=False) as audio:
+            yield audio
+
+
+def reason(error):
+    """What libsndfile has against a file, without the name it was given.
+
+    Arguments
+    ---------
+    error : Exception
+        From opening or reading an audio file.
+
+    Returns
+    -------
+    str
+        The reason.
+    """
+    return getattr(error, "error_string", str(error)).strip().rstrip(".")
 
 
 def inspect_audio(path):
@@ -76,15 +123,18 @@ def inspect_audio(path):
     if os.path.getsize(path) == 0:
         return AudioFile(problem="empty file (0 bytes); fetch it again")
     try:
-        with soundfile.SoundFile(path) as audio:
+        with open_audio(path) as audio:
             found = AudioFile(
                 audio.samplerate,
                 audio.channels,
                 audio.frames / audio.samplerate,
             )
             problem = _problem_of_samples(audio)
+    except OSError as error:
+        problem = f"the file cannot be opened ({error.strerror})"
+        return AudioFile(problem=problem)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        problem = f"not an audio file that can be read ({error})"
+        problem = f"not an audio file that can be read ({reason(error)})"
         return AudioFile(problem=problem)
     if "truncated" not in problem and _is_cut_short(path):
         problem = _TRUNCATED
@@ -253,15 +303,52 @@ def load_audio(path, audio_normalizer, seconds=None):
     -------
     torch.Tensor
         Waveform (samples).
+
+    Raises
+    ------
+    ValueError
+        If it cannot be resampled, see :func:`check_rate`.
     """
-    waveform, rate = audio_io.load(str(path), channels_first=False)
-    if seconds is not None:  # resampling less is quicker
-        waveform = waveform[: round(seconds * rate) + 1]
+    with open_audio(path) as audio:
+        rate = audio.samplerate
+        check_rate(rate, audio_normalizer.sample_rate)
+        # Resampling less is quicker.
+        frames = -1 if seconds is None else round(seconds * rate) + 1
+        samples = audio.read(frames, dtype="float32", always_2d=True)
+    waveform = torch.from_numpy(samples)
     waveform = audio_normalizer(waveform, rate)
     if seconds is None:
         return waveform
     samples = round(seconds * audio_normalizer.sample_rate)
     return F.pad(waveform, (0, samples - len(waveform)))  # negative cuts
+
+
+def check_rate(rate, new_rate):
+    """Refuses rates whose ratio makes the resampler's filters too many.
+
+    It has a filter for each of ``new_rate / gcd`` phases, ``rate / gcd`` long:
+    16 GB of them from 48,003 to 44,100 Hz.
+
+    Arguments
+    ---------
+    rate, new_rate : int
+        Rates in Hz, from and to.
+
+    Raises
+    ------
+    ValueError
+        If resampling would take over 0.5 GB.
+
+    Example
+    -------
+    >>> check_rate(48000, 44100)
+    """
+    divisor = math.gcd(rate, new_rate)
+    if (rate // divisor) * (new_rate // divisor) > _MAX_FILTER_SIZE:
+        raise ValueError(
+            f"the rate of {rate} Hz has too odd a ratio to {new_rate} Hz; "
+            "convert the file to a usual rate (8000, 16000, 44100, 48000 ...)"
+        )
 
 
 def _is_cut_short(path):

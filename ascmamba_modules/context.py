@@ -65,8 +65,9 @@ def time_text(record_time):
     Arguments
     ---------
     record_time : str, datetime.datetime or None
-        ISO 8601 text such as "2023-04-21 18:30:00", a date alone, or None or
-        an empty text if the time is unknown.
+        ISO 8601 text such as "2023-04-21 18:30:00" or "2023-04-21T18:30+08:00"
+        (its own hour counts, wherever it is read), a date alone, or None or an
+        empty text if the time is unknown.
 
     Returns
     -------
@@ -104,6 +105,69 @@ def time_text(record_time):
     if isinstance(record_time, str) and _DATE.fullmatch(record_time):
         return text
     return f"{text} {moment.hour:02d}"
+
+
+def later(record_time, seconds):
+    """The time when a recording has run for a while.
+
+    Arguments
+    ---------
+    record_time : str, datetime.datetime or None
+        When it began, see :func:`time_text`.
+    seconds : float
+        How long it has run.
+
+    Returns
+    -------
+    datetime.datetime, str or None
+        The later time; a date alone and an unknown time stay as they are.
+
+    Raises
+    ------
+    ValueError
+        For a text that is not a time.
+
+    Example
+    -------
+    >>> str(later("2023-04-21 18:30:00", 5400))
+    '2023-04-21 20:00:00'
+    >>> later("2023-04-21", 5400)
+    '2023-04-21'
+    """
+    # The hour is the last of three words.
+    if len(time_text(record_time).split()) < 3:
+        return record_time
+    if not isinstance(record_time, datetime):
+        record_time = str(record_time).strip()
+    moment = pd.to_datetime(record_time, format="ISO8601")
+    return moment + pd.Timedelta(seconds=seconds)
+
+
+def is_future(record_time):
+    """Whether a recording would have been made in the future.
+
+    Arguments
+    ---------
+    record_time : str, datetime.datetime or None
+        See :func:`time_text`.
+
+    Returns
+    -------
+    bool
+        False for an unknown time, and for the next day, which may have begun
+        elsewhere.
+
+    Example
+    -------
+    >>> is_future("2523-04-21"), is_future("2023-04-21"), is_future(None)
+    (True, False, False)
+    """
+    if not time_text(record_time):
+        return False
+    if not isinstance(record_time, datetime):
+        record_time = str(record_time).strip()
+    moment = pd.to_datetime(record_time, format="ISO8601")
+    return moment > pd.Timestamp.now(moment.tz) + pd.Timedelta(days=1)
 
 
 @register_checkpoint_hooks

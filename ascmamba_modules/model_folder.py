@@ -1,34 +1,51 @@
 """The folder ``model/`` that a finished stage leaves behind.
 
-It holds ``hyperparams.yaml`` and a ``.ckpt`` file for each part, is what
-``SceneClassifier.from_hparams`` loads, and is where the next stage starts.
+It is what ``SceneClassifier.from_hparams`` loads, where the next stage
+starts, and what can be uploaded to a hub as it is:
+
+- ``hyperparams.yaml``: what SpeechBrain builds the model from;
+- ``settings.json``: the same as plain data, and what is known of the training
+  (:mod:`~ascmamba_modules.model_settings`);
+- a file for each part, no pickle (:mod:`~ascmamba_modules.model_parts`);
+- ``README.md``: the model card (:mod:`~ascmamba_modules.model_card`).
 """
 
 import io
 import shutil
 from pathlib import Path
 
-import torch
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 from speechbrain.dataio.encoder import CategoricalEncoder
-from speechbrain.utils.checkpoints import (
-    DEFAULT_SAVE_HOOKS,
-    DEFAULT_TRANSFER_HOOKS,
-    get_default_hook,
-)
 from speechbrain.utils.logger import get_logger
+
+from ascmamba_modules.model_card import CARD, model_card
+from ascmamba_modules.model_parts import (
+    FILES,
+    FolderPretrainer,
+    check_fit,
+    load_statistics,
+    read_tensors,
+    save_part,
+)
+from ascmamba_modules.model_settings import (
+    SETTINGS,
+    is_first_format,
+    read_settings,
+    write_settings,
+)
 
 logger = get_logger(__name__)
 
 FOLDER = "model"
-_SETTINGS = "hyperparams.yaml"
-_WEIGHTS = "model.ckpt"
+_YAML = "hyperparams.yaml"
 _CLASSIFIER = "classifier."
 _HEADER = """\
 # Written by a training stage; load it with
 #   ascmamba_modules.inference.SceneClassifier.from_hparams(source=THIS_FOLDER)
-# Loading builds what this file names, so load only folders that you trust.
+# Loading builds what this file names, so load only folders that you trust;
+# others with from_hparams(source=THIS_FOLDER, trusted=False), which does not
+# read this file.
 """
 # In the order of the training YAML: what a model needs to classify.
 _PARTS = (
@@ -40,36 +57,9 @@ _PARTS = (
     "model",
     "label_encoder",
 )
-_LOADABLES = (
-    "normalize",
-    "tokenizer",
-    "context_encoder",
-    "model",
-    "label_encoder",
-)
 
 
-def load_state_strictly(module, path):
-    """Loads weights; every key and shape must fit.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-        Takes the weights.
-    path : str or Path
-        File with a state dict.
-
-    Raises
-    ------
-    RuntimeError
-        If keys or shapes differ (SpeechBrain's loader would warn and leave
-        the weights random).
-    """
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    module.load_state_dict(state, strict=True)
-
-
-def write_model_folder(hparams, resolved_yaml, folder):
+def write_model_folder(hparams, resolved_yaml, folder, training=None):
     """Writes a trained model, whole or not at all.
 
     Arguments
@@ -81,23 +71,41 @@ def write_model_folder(hparams, resolved_yaml, folder):
         ``speechbrain.create_experiment_directory`` writes it.
     folder : str or Path
         The folder to write; an older one is replaced.
+    training : dict, optional
+        What the model was trained on and how it scored, as from
+        :func:`ascmamba_modules.training_description.describe_training`.
     """
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     temporary.mkdir(parents=True)
     used = [name for name in _PARTS if _is_used(name, hparams)]
-    settings = _settings(Path(resolved_yaml).read_text("utf-8"), used)
-    (temporary / _SETTINGS).write_text(settings, "utf-8")
-    for name in _LOADABLES:
-        if name not in used:
-            continue
-        save = get_default_hook(hparams[name], DEFAULT_SAVE_HOOKS)
-        save(hparams[name], temporary / f"{name}.ckpt")
+    nodes = _nodes(Path(resolved_yaml).read_text("utf-8"), used)
+    (temporary / _YAML).write_text(_yaml_text(nodes), "utf-8")
+    for name in FILES:
+        if name in used:
+            save_part(name, hparams[name], temporary)
+    settings = {
+        "classes": _classes(hparams["label_encoder"]),
+        "parameters": sum(
+            parameter.numel()
+            for name in ("context_encoder", "model")
+            if name in used
+            for parameter in hparams[name].parameters()
+        ),
+        "parts": {name: _plain(node) for name, node in nodes.items()},
+        "training": training,
+    }
+    write_settings(settings, temporary)
+    (temporary / CARD).write_text(model_card(settings), "utf-8")
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)
     logger.info("Model written to %s", folder)
+
+
+def _classes(label_encoder):
+    return [label_encoder.ind2lab[i] for i in range(len(label_encoder))]
 
 
 def _is_used(name, hparams):
@@ -106,33 +114,51 @@ def _is_used(name, hparams):
     return True
 
 
-def _settings(resolved_yaml, used):
-    """The settings of the parts used, self-contained."""
+def _nodes(resolved_yaml, used):
+    """The YAML nodes of the parts used, self-contained."""
     yaml = YAML()
     stage = yaml.load(resolved_yaml)
-    settings = {name: _without_apply(stage[name], yaml) for name in used}
+    return {name: _without_apply(stage[name], yaml) for name in used}
+
+
+def _yaml_text(nodes):
+    settings = dict(nodes)
     settings["modules"] = {
-        name: settings[name]
+        name: nodes[name]
         for name in ("features", "normalize", "context_encoder", "model")
-        if name in used
+        if name in nodes
     }
     stream = io.StringIO()
-    yaml.dump(settings, stream)
-    loadables = [name for name in _LOADABLES if name in used]
+    YAML().dump(settings, stream)
+    kind = f"{FolderPretrainer.__module__}.{FolderPretrainer.__name__}"
     lines = [
         _HEADER + stream.getvalue().rstrip(),
-        "pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer",
+        f"pretrainer: !new:{kind}",
         "  loadables:",
-        *(f"    {name}: !ref <{name}>" for name in loadables),
-        "  custom_hooks:",
-        *(
-            f"    {name}: !name:{load_state_strictly.__module__}"
-            f".{load_state_strictly.__name__}"
-            for name in loadables
-            if name in ("model", "context_encoder")
-        ),
+        *(f"    {name}: !ref <{name}>" for name in FILES if name in nodes),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _plain(node):
+    """A YAML node as plain data; ``!new:`` becomes class and arguments."""
+    tag = str(getattr(getattr(node, "tag", None), "value", None) or "")
+    if tag.startswith("!new:"):
+        arguments = dict(node) if isinstance(node, dict) else {}
+        return {
+            "class": tag.removeprefix("!new:"),
+            "arguments": {k: _plain(v) for k, v in arguments.items()},
+        }
+    if tag.startswith("!"):
+        return {"tag": tag}  # for the reader: plain loading refuses it
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_plain(item) for item in node]
+    for kind in (bool, int, float, str):  # of ruamel's own number types
+        if isinstance(node, kind):
+            return kind(node)
+    return None
 
 
 def _without_apply(node, yaml):
@@ -193,7 +219,7 @@ def stage_of(output_folder):
     -------
     >>> stage_of("no_such_folder")
     """
-    path = Path(output_folder, _SETTINGS)
+    path = Path(output_folder, _YAML)
     if not path.exists():
         return None
     settings = YAML().load(path.read_text("utf-8"))
@@ -219,12 +245,11 @@ def find_model(folder):
         If there is none, e.g. because the stage is not finished.
     """
     for place in (Path(folder, FOLDER), Path(folder)):
-        if all((place / name).exists() for name in (_SETTINGS, _WEIGHTS)):
+        if (place / SETTINGS).exists() or is_first_format(place):
             return place
     raise FileNotFoundError(
         f"No finished model in {folder}: neither it nor {FOLDER}/ in it has "
-        f"{_SETTINGS} and {_WEIGHTS}. Name the output folder of a finished "
-        "stage."
+        f"a {SETTINGS}. Name the output folder of a finished stage."
     )
 
 
@@ -250,30 +275,30 @@ def start_from(folder, hparams, resolved_yaml):
     FileNotFoundError
         If there is no finished model in the folder.
     ValueError
-        If the two differ in their features, or their models in more than the
-        classes.
+        If the model is of another version of the format, or if the two
+        differ in their features, or their models in more than the classes.
     """
     folder = find_model(folder)
+    read_settings(folder)  # which checks the version
     earlier, here = (
         YAML().load(Path(path).read_text("utf-8"))["features"]
-        for path in (folder / _SETTINGS, resolved_yaml)
+        for path in (folder / _YAML, resolved_yaml)
     )
     if dict(earlier) != dict(here):
         raise ValueError(
             f"The model in {folder} takes other features ({dict(earlier)}) "
             f"than this stage ({dict(here)}): give both the same settings."
         )
-    classes = CategoricalEncoder.from_saved(folder / "label_encoder.ckpt")
+    classes = CategoricalEncoder.from_saved(folder / FILES["label_encoder"])
     same = classes.lab2ind == {
         label: index for index, label in enumerate(hparams["scene_labels"])
     }
-    _take_over(hparams["model"], folder / _WEIGHTS, keep_classifier=same)
-    transfer = get_default_hook(hparams["normalize"], DEFAULT_TRANSFER_HOOKS)
-    transfer(hparams["normalize"], folder / "normalize.ckpt")
-    has_context = (folder / "context_encoder.ckpt").exists()
-    if has_context and "context_encoder" in hparams["modules"]:
-        hparams["tokenizer"].load(folder / "tokenizer.ckpt")
-        _take_over(hparams["context_encoder"], folder / "context_encoder.ckpt")
+    _take_over(hparams["model"], folder / FILES["model"], keep_classifier=same)
+    load_statistics(hparams["normalize"], folder / FILES["normalize"])
+    context_file = folder / FILES["context_encoder"]
+    if context_file.exists() and "context_encoder" in hparams["modules"]:
+        hparams["tokenizer"].load(folder / FILES["tokenizer"])
+        _take_over(hparams["context_encoder"], context_file)
     logger.info(
         "Started from the model in %s; classifier %s",
         folder,
@@ -283,24 +308,17 @@ def start_from(folder, hparams, resolved_yaml):
 
 def _take_over(module, path, keep_classifier=True):
     own = module.state_dict()
-    given = torch.load(path, map_location="cpu", weights_only=True)
+    given = read_tensors(path)
     if not keep_classifier:
         given = {k: v for k, v in given.items() if not _in_classifier(k)}
         given.update({k: v for k, v in own.items() if _in_classifier(k)})
-    differing = sorted(
-        name
-        for name in own.keys() | given.keys()
-        if name not in own
-        or name not in given
-        or own[name].shape != given[name].shape
-    )
-    if differing:
-        shown = ", ".join(differing[:5])
+    try:
+        check_fit(given, own, path)
+    except ValueError as error:
         raise ValueError(
-            f"The model in {path} does not fit: {len(differing)} parameters "
-            f"are missing or differ in shape ({shown} ...). Give this stage "
-            "the same model settings (channels, n_blocks ...) as that one."
-        )
+            f"{error} Give this stage the same model settings (channels, "
+            "n_blocks ...) as that one."
+        ) from None
     module.load_state_dict(given)
 
 

@@ -8,7 +8,6 @@ Leaves in its output folder ``manifest.csv`` for stage 4, and for each round
 the posteriors, what was rejected and why, and a report.
 """
 
-import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -98,10 +97,9 @@ def load_annotator(folder, run_opts):
         If it cannot be loaded, with the reason.
     """
     folder = find_model(folder)
-    unreadable = pickle.UnpicklingError, EOFError, YAMLError
     try:
         return SceneClassifier.from_hparams(source=folder, run_opts=run_opts)
-    except (OSError, ValueError, RuntimeError, *unreadable) as error:
+    except (OSError, ValueError, RuntimeError, YAMLError) as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
 
 

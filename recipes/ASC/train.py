@@ -34,9 +34,15 @@ from ascmamba_modules.manifest import (
 from ascmamba_modules.model_folder import (
     FOLDER,
     changed_settings,
+    find_model,
     stage_of,
     start_from,
     write_model_folder,
+)
+from ascmamba_modules.model_settings import read_settings
+from ascmamba_modules.training_description import (
+    NO_DESCRIPTION,
+    describe_training,
 )
 
 logger = get_logger(__name__)
@@ -164,6 +170,21 @@ def start(hparams):
         sys.exit(f"pretrained_folder: {error}")
 
 
+def earlier_training(hparams):
+    """What is known of the training that this one starts from, or None."""
+    folder = hparams["pretrained_folder"]
+    if not folder:
+        return None
+    try:
+        return read_settings(find_model(folder))["training"] or NO_DESCRIPTION
+    except (OSError, ValueError) as error:  # resuming does without the folder
+        logger.warning(
+            "The model card will not say what the weights started from: %s",
+            error,
+        )
+        return NO_DESCRIPTION
+
+
 def make_datasets(hparams, rows):
     """Makes the dataset of each split that has rows."""
     if hparams["cache"]:
@@ -241,6 +262,7 @@ def train(hparams_file, run_opts, overrides):
     )
     datasets = make_datasets(hparams, rows)
     start(hparams)
+    earlier = earlier_training(hparams)
     if hparams["tensorboard"]:
         hparams["train_loggers"].append(
             TensorboardLogger(hparams["output_folder"] + "/tensorboard")
@@ -265,16 +287,17 @@ def train(hparams_file, run_opts, overrides):
         brain.load_best()
     except FileNotFoundError as error:
         sys.exit(f"{error}")
-    output = Path(hparams["output_folder"])
-    run_on_main(
-        write_model_folder,
-        args=[hparams, output / "hyperparams.yaml", output / FOLDER],
-    )
     if "test" in datasets:
         brain.evaluate(
             datasets["test"],
             test_loader_kwargs=dict(hparams["test_dataloader_opts"]),
         )
+    output = Path(hparams["output_folder"])
+    training = describe_training(hparams, rows, brain.scores, earlier)
+    run_on_main(
+        write_model_folder,
+        args=[hparams, output / "hyperparams.yaml", output / FOLDER, training],
+    )
     seconds = time.time() - start_time
     run_on_main(write_summary, args=[output, brain.scores, seconds])
     return output

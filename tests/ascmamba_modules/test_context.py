@@ -18,6 +18,7 @@ from ascmamba_modules.context import (
     PADDING,
     ContextEncoder,
     ContextTokenizer,
+    later,
     location_text,
     time_text,
 )
@@ -304,3 +305,13 @@ def test_every_parameter_gets_a_gradient(encoder, place, time):
     encoder(location, moment).square().sum().backward()
     for name, parameter in encoder.named_parameters():
         assert parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+def test_later_crosses_midnight_and_keeps_what_is_not_known():
+    assert str(later(" 2023-12-31T23:30", 3600)) == "2024-01-01 00:30:00"
+    start = datetime(2023, 4, 21, 18)
+    assert later(start, 0.5) == start + timedelta(seconds=0.5)
+    for same in ("2023-04-21", None, ""):
+        assert later(same, 1e6) == same
+    with pytest.raises(ValueError, match="not a time"):
+        later("18:30", 1)

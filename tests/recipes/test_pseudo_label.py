@@ -25,6 +25,7 @@ from recipe_commands import (
     flags,
     run,
 )
+from safetensors.torch import load_file, save_file
 from speechbrain.dataio.encoder import CategoricalEncoder
 
 from ascmamba_modules.inference import SceneClassifier
@@ -213,9 +214,9 @@ def test_posteriors_are_used_again_until_something_changes(
     assert (sources == "pseudo-label step 1").sum() == 18
 
     model = shutil.copytree(finished / "model", tmp_path / "model")
-    weights = torch.load(model / "model.ckpt")
+    weights = load_file(model / "model.safetensors")
     weights["classifier.bias"] += torch.linspace(0, 1, 10)
-    torch.save(weights, model / "model.ckpt")
+    save_file(weights, model / "model.safetensors")
     log = label(arguments(output, first=model))
     assert "Posteriors are taken from" not in log
     found, before = read_posteriors(output), read_posteriors(labelled)
@@ -311,13 +312,15 @@ def test_wrong_models_are_refused(
         change["make"](folder / name)
         return refused(in_recipe(arguments(output, first=folder)), output)
 
-    other = finished_se_trans / "model" / "model.ckpt"
+    other = finished_se_trans / "model" / "model.safetensors"
     message = message_with(
-        "model.ckpt", make=lambda path: shutil.copy(other, path)
+        "model.safetensors", make=lambda path: shutil.copy(other, path)
     )
     assert f"{folder} cannot be loaded" in message
-    assert "Missing key(s)" in message and "blocks" in message
-    message = message_with("model.ckpt", make=lambda path: path.write_text("x"))
+    assert "does not fit the model" in message and "blocks" in message
+    message = message_with(
+        "model.safetensors", make=lambda path: path.write_text("x")
+    )
     assert f"{folder} cannot be loaded" in message
 
     def swap_classes(path):
@@ -325,7 +328,7 @@ def test_wrong_models_are_refused(
         encoder.update_from_iterable(list(SCENES)[::-1])
         encoder.save(path)
 
-    message = message_with("label_encoder.ckpt", make=swap_classes)
+    message = message_with("label_encoder.txt", make=swap_classes)
     assert "The annotators have other classes" in message
 
     # A stage that was killed has settings and checkpoints, and no model.

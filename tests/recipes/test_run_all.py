@@ -94,7 +94,7 @@ def test_killed_in_each_stage_it_ends_with_all_complete(world, tmp_path):
     assert trained.sum() == 5  # pre-training has no validation clips
     assert "Macro accuracy in per cent" in text
     for name in STAGES[2:7] + STAGES[8:]:
-        assert (output / name / "model" / "model.ckpt").exists()
+        assert (output / name / "model" / "model.safetensors").exists()
         log = (output / name / "train_log.txt").read_text()
         epochs = [line.split(",")[0] for line in log.splitlines()]
         assert epochs[:2] == ["epoch: 1", "epoch: 2"]

@@ -2,7 +2,6 @@
 
 import sys
 
-import torch
 import train
 from recipe_commands import (
     MAMBA,
@@ -13,6 +12,7 @@ from recipe_commands import (
     epochs,
     run,
 )
+from safetensors.torch import load_file
 
 ONE = (sys.executable,)
 # Nothing random, and plain steps: Adam makes much of rounding errors where a
@@ -29,7 +29,9 @@ def weights(output):
     return {
         (part, name): value
         for part in ("model", "context_encoder")
-        for name, value in torch.load(output / f"model/{part}.ckpt").items()
+        for name, value in load_file(
+            output / f"model/{part}.safetensors"
+        ).items()
     }
 
 

@@ -1,5 +1,6 @@
 """The training stage as users run it: commands on small clips."""
 
+import json
 import re
 import signal
 import subprocess
@@ -21,8 +22,10 @@ from recipe_commands import (
     epochs,
     run,
 )
+from safetensors.torch import load_file
 
 from ascmamba_modules.inference import SceneClassifier
+from ascmamba_modules.model_settings import read_settings
 
 
 def check_finished(output, manifest):
@@ -48,6 +51,23 @@ def check_finished(output, manifest):
 
 def test_stage_leaves_a_model_that_gives_the_same_posteriors(finished, clips):
     check_finished(finished, clips)
+
+
+def test_model_folder_says_what_it_was_trained_on(finished, clips):
+    settings = read_settings(finished / "model")
+    assert settings["classes"] == list(SCENES)
+    training = settings["training"]
+    assert training["manifest"] == clips.name
+    clips_of = {k: sum(v.values()) for k, v in training["clips"].items()}
+    assert clips_of == {"train": 40, "valid": 10, "test": 10}
+    summary = json.loads((finished / "summary.json").read_text())
+    assert training["scores"] == summary["scores"]
+    assert training["started_from"] is None
+    assert str(finished) not in json.dumps(settings)
+    card = (finished / "model" / "README.md").read_text("utf-8")
+    for split in ("valid", "test"):
+        score = f"{100 * summary['scores'][split]:.1f} %"
+        assert f"| {split} | {score} | 10 |" in card
 
 
 def test_stage_leaves_log_report_and_plots(finished):
@@ -118,7 +138,7 @@ def test_bf16(clips, tmp_path):
 
 def test_without_place_and_time(clips, tmp_path):
     run(command(MAMBA, clips, tmp_path, use_context=False))
-    assert not (tmp_path / "model" / "context_encoder.ckpt").exists()
+    assert not (tmp_path / "model" / "context_encoder.safetensors").exists()
     check_finished(tmp_path, clips)
 
 
@@ -187,16 +207,18 @@ def test_starts_from_an_earlier_stage(finished, clips, tmp_path, same_classes):
     output = tmp_path / "output"
     log = run(command(MAMBA, manifest, output, **options))
     assert ("made anew" in log) != same_classes
-    before = torch.load(finished / "model" / "model.ckpt")
-    after = torch.load(output / "model" / "model.ckpt")
+    earlier = read_settings(output / "model")["training"]["started_from"]
+    assert earlier == read_settings(finished / "model")["training"]
+    before = load_file(finished / "model" / "model.safetensors")
+    after = load_file(output / "model" / "model.safetensors")
     assert before.keys() == after.keys()
     changes = {k for k in before if not torch.equal(before[k], after[k])}
     head = {"classifier.weight", "classifier.bias"}
     assert changes == (set() if same_classes else head)
-    before = torch.load(finished / "model" / "normalize.ckpt")
-    after = torch.load(output / "model" / "normalize.ckpt")
+    before = load_file(finished / "model" / "normalize.safetensors")
+    after = load_file(output / "model" / "normalize.safetensors")
     for name in ("count", "glob_mean", "glob_std"):
-        assert torch.equal(*map(torch.as_tensor, (before[name], after[name])))
+        assert torch.equal(before[name], after[name])
 
 
 @pytest.mark.parametrize(

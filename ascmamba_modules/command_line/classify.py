@@ -1,0 +1,191 @@
+"""``ascmamba classify``: labels of many recordings."""
+
+import hashlib
+import os
+import sys
+from itertools import islice
+
+from ascmamba_modules import __version__
+from ascmamba_modules.command_line.errors import SOME_FAILED
+from ascmamba_modules.command_line.options import (
+    add_metadata_options,
+    add_model_options,
+    add_subparser,
+    check_output,
+    load_classifier,
+)
+from ascmamba_modules.command_line.recordings import find_recordings
+
+_DESCRIPTION = """\
+Classifies recordings of up to five minutes, each as a whole ('ascmamba
+timeline' takes longer ones).  They may be of any rate and channel count.
+
+Without --output, file, scene_label, probability and problem are printed as
+CSV.  An output file has the posteriors of all classes too.  While the command
+runs, its results are in OUTPUT.part, one line of JSON a file; if it is killed,
+the same command goes on from there, and the output is the same as of one run.
+That goes for all three formats; Parquet is written from the lines in the end
+and needs pyarrow.
+"""
+_EXAMPLES = """\
+  ascmamba classify clip.wav --model results/finetune/1986/model
+  ascmamba classify recordings/ --model model --output labels.csv \\
+      --location Berlin --record-time '2023-04-21 18:30:00' --skip-errors
+  ascmamba classify manifest.csv --model model --output labels.parquet \\
+      --device cuda --precision bf16 --batch-size 64
+"""
+_FORMATS = (".csv", ".jsonl", ".parquet")
+_DIGITS = 6
+
+
+def add_parser(subparsers):
+    """Describes the arguments; returns the parser."""
+    parser = add_subparser(
+        subparsers,
+        "classify",
+        "labels of recordings",
+        _DESCRIPTION,
+        _EXAMPLES,
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="FILE|FOLDER|MANIFEST",
+        help="audio files, folders with audio files in and below them, and "
+        "manifests (.csv), whose places and times are used",
+    )
+    add_model_options(parser)
+    add_metadata_options(parser)
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help=f"file to write, ending in {', '.join(_FORMATS)}",
+    )
+    parser.add_argument(
+        "--skip-errors",
+        action="store_true",
+        help="report files that cannot be used and go on (exit code 1)",
+    )
+    return parser
+
+
+def run(arguments):
+    """Runs the subcommand; returns the exit code."""
+    check_output(arguments.output, _FORMATS)
+    recordings = find_recordings(
+        arguments.inputs, arguments.location, arguments.record_time
+    )
+    if arguments.output is None:
+        failed = _print(arguments, recordings)
+    else:
+        failed = _write(arguments, recordings)
+    if failed == 0:
+        return 0
+    print(
+        f"ascmamba: {failed} of {len(recordings)} files could not be used",
+        file=sys.stderr,
+    )
+    return SOME_FAILED
+
+
+def _print(arguments, recordings):
+    from ascmamba_modules.command_line.results import write_rows
+
+    classifier = load_classifier(arguments)
+    failed = 0
+
+    def rows():
+        nonlocal failed
+        # On a terminal the bar would stand between the lines.
+        bar = not sys.stdout.isatty()
+        for file in _classify(classifier, recordings, arguments, bar):
+            failed += bool(file.problem)
+            yield _row(file, [])
+            sys.stdout.flush()
+
+    write_rows(rows(), sys.stdout)
+    return failed
+
+
+def _write(arguments, recordings):
+    from ascmamba_modules.command_line.results import Journal, check_format
+
+    check_format(arguments.output)
+    classifier = load_classifier(arguments)
+    settings = _settings(arguments, classifier, recordings)
+    size = arguments.batch_size
+    with Journal(arguments.output, settings, len(recordings), size) as journal:
+        if journal.done:
+            print(
+                f"ascmamba: {journal.done} of {len(recordings)} files were "
+                "classified by an earlier run",
+                file=sys.stderr,
+            )
+        files = _classify(
+            classifier, recordings[journal.done :], arguments, True
+        )
+        while batch := list(islice(files, size)):
+            journal.append([_row(file, classifier.classes) for file in batch])
+        failed = sum(bool(row["problem"]) for row in journal.rows())
+        journal.finish()
+    print(f"ascmamba: written to {arguments.output}", file=sys.stderr)
+    return failed
+
+
+def _classify(classifier, recordings, arguments, progress_bar):
+    """Yields the results, problems reported."""
+    from tqdm.auto import tqdm
+
+    files = classifier.classify_files(
+        [recording.file for recording in recordings],
+        [recording.location for recording in recordings],
+        [recording.record_time for recording in recordings],
+        arguments.batch_size,
+        arguments.skip_errors,
+        progress_bar,
+    )
+    for file in files:
+        if file.problem:
+            text = f"ascmamba: {file.path}: {file.problem}"
+            tqdm.write(text, file=sys.stderr)
+        yield file
+
+
+def _row(file, classes):
+    row = {
+        "file": file.path,
+        "scene_label": file.text_lab,
+        "probability": None,
+        "problem": file.problem,
+    }
+    posteriors = [None] * len(classes)
+    if not file.problem:
+        posteriors = file.out_prob.double().exp().tolist()
+        row["probability"] = round(max(posteriors), _DIGITS)
+        posteriors = [round(value, _DIGITS) for value in posteriors]
+    return {**row, **dict(zip(classes, posteriors))}
+
+
+def _settings(arguments, classifier, recordings):
+    """What the rows depend on; a run goes on only with the same."""
+    listed = hashlib.sha256(repr(recordings).encode("utf-8", "replace"))
+    return {
+        "version": __version__,
+        "model": _fingerprint(arguments.model),
+        "list of recordings, places or times": listed.hexdigest(),
+        "batch size": arguments.batch_size,
+        "device": str(classifier.device),
+        "precision": str(classifier.precision),
+    }
+
+
+def _fingerprint(model):
+    """Tells a model folder by what its files hold; a hub's by its name."""
+    found = hashlib.sha256()
+    if not os.path.isdir(model):
+        return model
+    for entry in sorted(os.scandir(model), key=lambda entry: entry.name):
+        if entry.is_file():
+            with open(entry.path, "rb") as file:
+                found.update(entry.name.encode() + file.read())
+    return found.hexdigest()

@@ -1,0 +1,183 @@
+"""Options and steps that several subcommands share."""
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from ascmamba_modules.command_line.errors import CommandError
+
+
+def add_subparser(subparsers, name, summary, description, examples):
+    """Adds the parser of a subcommand.
+
+    Arguments
+    ---------
+    subparsers : object
+        What ``ArgumentParser.add_subparsers`` returned.
+    name : str
+        The subcommand.
+    summary : str
+        One line for ``ascmamba --help``.
+    description : str
+        What it does.
+    examples : str
+        Command lines for the end of its ``--help``.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+    """
+    return subparsers.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_model_options(parser):
+    """Adds the model and how it computes."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="DIR",
+        help="model folder of a finished training, or owner/name on the "
+        "Hugging Face hub; loading it can run any code, see --untrusted",
+    )
+    parser.add_argument(
+        "--untrusted",
+        action="store_true",
+        help="read only weights and plain settings of the model, and build "
+        "only what this package knows",
+    )
+    parser.add_argument(
+        "--device",
+        help="e.g. cpu, cuda or cuda:1 (default: a GPU if there is one)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "bf16", "fp16"],
+        default="fp32",
+        help="default: fp32",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive(int),
+        default=16,
+        metavar="N",
+        help="clips in a batch (default: 16)",
+    )
+
+
+def add_metadata_options(parser):
+    """Adds place and time of the recordings."""
+    parser.add_argument("--location", help="place of the recording, any text")
+    parser.add_argument(
+        "--record-time",
+        metavar="TIME",
+        help="ISO 8601, e.g. '2023-04-21 18:30:00', or a date alone",
+    )
+
+
+def positive(number):
+    """Makes an argument type: positive and finite numbers of a type."""
+
+    def parse(text):
+        value = number(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not over 0")
+        return value
+
+    parse.__name__ = number.__name__  # argparse: "invalid int value"
+    return parse
+
+
+def check_output(path, suffixes):
+    """Finds out before the work that its result can be written.
+
+    Arguments
+    ---------
+    path : str or None
+        File to be; None for none.
+    suffixes : tuple
+        Suffixes that it may have.
+
+    Raises
+    ------
+    CommandError
+        If it cannot be written.
+    """
+    if path is None:
+        return
+    if Path(path).suffix.lower() not in suffixes:
+        raise CommandError(
+            f"{path}: the name must end in {' or '.join(suffixes)}"
+        )
+    if os.path.isdir(path):
+        raise CommandError(f"{path} is a folder; name a file")
+    folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise CommandError(f"{folder}: no permission to write there")
+
+
+def load_classifier(arguments):
+    """Loads the model that the options name.
+
+    Arguments
+    ---------
+    arguments : argparse.Namespace
+        With the options of :func:`add_model_options`.
+
+    Returns
+    -------
+    ascmamba_modules.inference.SceneClassifier
+
+    Raises
+    ------
+    CommandError
+        If it cannot be loaded, with the reason.
+    """
+    log_to_stderr()
+    import torch
+
+    from ascmamba_modules.inference import SceneClassifier
+
+    run_opts = {"precision": arguments.precision}
+    if arguments.device is not None:
+        if "cuda" in arguments.device and not torch.cuda.is_available():
+            raise CommandError(
+                f"--device {arguments.device}: PyTorch finds no GPU; leave "
+                "--device out or say cpu"
+            )
+        run_opts["device"] = arguments.device
+    try:
+        return SceneClassifier.from_hparams(
+            arguments.model,
+            trusted=not arguments.untrusted,
+            run_opts=run_opts,
+        )
+    except (FileNotFoundError, ValueError) as error:
+        raise CommandError(f"--model: {error}")
+    # A folder of another version may fail in any part that it names.
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise CommandError(
+            f"--model {arguments.model} cannot be loaded: "
+            f"{type(error).__name__}: {text}"
+        )
+
+
+def log_to_stderr():
+    """Shows what this package logs, and of others the warnings."""
+
+    def is_shown(record):
+        ours = record.name.startswith("ascmamba_modules")
+        return ours or record.levelno >= logging.WARNING
+
+    handler = logging.StreamHandler()
+    # SpeechBrain's loggers have a level each, so that its own does nothing.
+    handler.addFilter(is_shown)
+    logging.basicConfig(format="%(message)s", handlers=[handler])

@@ -1,0 +1,258 @@
+"""The files of a model folder, one for each part; none of them is a pickle.
+
+Weights and statistics are safetensors, classes are text, and the tokenizer
+is SentencePiece's own file: reading them runs no code.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from speechbrain.utils.fetching import FetchSource
+from speechbrain.utils.parameter_transfer import Pretrainer
+
+# In the order in which they are loaded.
+FILES = {
+    "normalize": "normalize.safetensors",
+    "tokenizer": "tokenizer.model",
+    "context_encoder": "context_encoder.safetensors",
+    "model": "model.safetensors",
+    "label_encoder": "label_encoder.txt",
+}
+# Of SpeechBrain's parser of Python literals.
+_LABEL_ERRORS = KeyError, ValueError, SyntaxError, RecursionError, MemoryError
+_STATISTICS = ("count", "glob_mean", "glob_std")
+
+
+class FolderPretrainer(Pretrainer):
+    """SpeechBrain's Pretrainer for the files of a model folder.
+
+    SpeechBrain's own looks for ``.ckpt`` files, most of them pickles, and
+    lets weights that do not fit pass with a warning.
+
+    Arguments
+    ---------
+    loadables : dict
+        The parts to load, by their names in :data:`FILES`.
+    """
+
+    def __init__(self, loadables):
+        super().__init__(
+            loadables=loadables,
+            custom_hooks={name: _HANDLERS[name][1] for name in loadables},
+        )
+
+    def collect_files(self, default_source=None, **fetch_options):
+        """Finds the files, or fetches them; see ``Pretrainer``."""
+        for name in self.loadables:
+            self.paths[name] = _inside(default_source, FILES[name])
+        return super().collect_files(default_source, **fetch_options)
+
+
+def _inside(source, name):
+    if isinstance(source, FetchSource):
+        return FetchSource(source.FetchFrom, f"{source.path}/{name}")
+    return f"{source}/{name}"
+
+
+def save_part(name, part, folder):
+    """Writes one part of a model.
+
+    Arguments
+    ---------
+    name : str
+        Name of the part in :data:`FILES`.
+    part : object
+        The part.
+    folder : str or Path
+        Where to write.
+    """
+    save, _ = _HANDLERS[name]
+    save(part, str(Path(folder, FILES[name])))
+
+
+def read_tensors(path):
+    """Reads a safetensors file.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    dict
+        Tensors by name.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no safetensors file, or not a whole one.
+    """
+    _check_exists(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged or no safetensors file ({error}): copy or "
+            "download it again."
+        ) from None
+
+
+def check_fit(given, own, path):
+    """Raises an error unless weights fit a module in every respect.
+
+    Arguments
+    ---------
+    given : dict
+        Weights by name.
+    own : dict
+        The module's ``state_dict``.
+    path : str or Path
+        Where the weights are from, for the message.
+
+    Raises
+    ------
+    ValueError
+        If names, shapes or types differ.
+    """
+    problems = [f"{name} is missing" for name in own.keys() - given.keys()]
+    problems += [f"{name} is unknown" for name in given.keys() - own.keys()]
+    for name in own.keys() & given.keys():
+        found, wanted = (
+            (tuple(x.shape), str(x.dtype).removeprefix("torch."))
+            for x in (given[name], own[name])
+        )
+        if found != wanted:
+            problems.append(f"{name} is {found}, not {wanted}")
+    if problems:
+        shown = "; ".join(sorted(problems)[:5])
+        raise ValueError(
+            f"{path} does not fit the model: {len(problems)} "
+            f"parameters differ ({shown}{'' if len(problems) < 6 else ' ...'})."
+        )
+
+
+def load_weights(module, path):
+    """Loads weights; every name, shape and type must fit.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Takes the weights.
+    path : str or Path
+        Safetensors file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        See :func:`read_tensors` and :func:`check_fit`.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "model.safetensors"
+    >>> save_part("model", torch.nn.Linear(2, 3), path.parent)
+    >>> load_weights(torch.nn.Linear(2, 3), path)
+    """
+    given = read_tensors(path)
+    check_fit(given, module.state_dict(), path)
+    module.load_state_dict(given)
+
+
+def _save_weights(module, path):
+    state = {k: v.detach().contiguous() for k, v in module.state_dict().items()}
+    Path(path).write_bytes(save(state))
+
+
+def load_statistics(normalize, path):
+    """Loads the statistics of a ``speechbrain`` ``InputNormalization``.
+
+    Arguments
+    ---------
+    normalize : speechbrain.processing.features.InputNormalization
+        Takes the statistics.
+    path : str or Path
+        Safetensors file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        See :func:`read_tensors`, or if the statistics are not as they should
+        be.
+    """
+    given = read_tensors(path)
+    fits = set(given) == set(_STATISTICS)
+    if fits:
+        count, mean, std = (given[name] for name in _STATISTICS)
+        fits = (
+            count.dim() == 0
+            and count.dtype == torch.int64
+            and mean.dim() == 1
+            and mean.shape == std.shape
+            and mean.dtype == std.dtype == torch.float32
+            and bool(torch.isfinite(mean).all() and (std > 0).all())
+        )
+    if not fits:
+        raise ValueError(
+            f"{path} must hold count, glob_mean and glob_std of the features' "
+            "bands: it is damaged or of another kind."
+        )
+    normalize.count = count
+    normalize.glob_mean, normalize.glob_std = mean, std
+
+
+def _save_statistics(normalize, path):
+    # They are attributes, not buffers, so that state_dict() lacks them.
+    statistics = {
+        "count": torch.as_tensor(normalize.count, dtype=torch.int64),
+        "glob_mean": normalize.glob_mean.float().contiguous(),
+        "glob_std": normalize.glob_std.float().contiguous(),
+    }
+    Path(path).write_bytes(save(statistics))
+
+
+def _load_labels(label_encoder, path):
+    _check_exists(path)
+    try:
+        label_encoder.load(path)
+    except _LABEL_ERRORS as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from None
+    indices = sorted(label_encoder.ind2lab)
+    if not indices or indices != list(range(len(indices))):
+        raise ValueError(f"{path} is damaged: its indices are not 0, 1, 2 ...")
+
+
+def _save_labels(label_encoder, path):
+    label_encoder.save(path)
+
+
+def _load_tokenizer(tokenizer, path):
+    _check_exists(path)
+    try:
+        tokenizer.load(path)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _save_tokenizer(tokenizer, path):
+    tokenizer.save(path)
+
+
+def _check_exists(path):
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path} is missing from the model folder: copy or download it "
+            "again."
+        )
+
+
+_HANDLERS = {
+    "normalize": (_save_statistics, load_statistics),
+    "tokenizer": (_save_tokenizer, _load_tokenizer),
+    "context_encoder": (_save_weights, load_weights),
+    "model": (_save_weights, load_weights),
+    "label_encoder": (_save_labels, _load_labels),
+}
