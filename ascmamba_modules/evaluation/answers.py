@@ -7,6 +7,12 @@ from torch.nn.utils.rnn import pad_sequence
 from ascmamba_modules.context import location_text, time_text
 
 
+def classes_of(classifier):
+    """Names of a classifier's classes, in its order."""
+    encoder = classifier.hparams.label_encoder
+    return [encoder.ind2lab[i] for i in range(len(encoder.ind2lab))]
+
+
 class Answers:
     """The posteriors that a model gives, kept for each clip, place and time.
 
@@ -19,21 +25,20 @@ class Answers:
         The model.
     cache : ascmamba_modules.feature_cache.FeatureCache
         Holds the clips' features, in the setting of the model.
+    classes : list
+        Names of the model's classes, in the order in which the posteriors
+        are to be.
     batch_size : int
         Clips asked about at once.
     """
 
-    def __init__(self, classifier, cache, batch_size=16):
+    def __init__(self, classifier, cache, classes, batch_size=16):
         self.classifier = classifier
         self.cache = cache
         self.batch_size = batch_size
+        own = classes_of(classifier)
+        self._order = [own.index(name) for name in classes]
         self._kept = {}
-
-    @property
-    def classes(self):
-        """Names of the classes, in the model's order."""
-        encoder = self.classifier.hparams.label_encoder
-        return [encoder.ind2lab[i] for i in range(len(encoder.ind2lab))]
 
     @property
     def uses_context(self):
@@ -116,7 +121,7 @@ class Answers:
             context = self._context(rows, device)
             outputs = mods.model(features, context, lengths)
             log_posteriors = mods.model.log_posteriors(outputs)
-        return log_posteriors.double().cpu().numpy()
+        return log_posteriors.double().cpu().numpy()[:, self._order]
 
     def _context(self, rows, device):
         if not self.uses_context:
