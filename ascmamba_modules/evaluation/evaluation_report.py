@@ -17,13 +17,11 @@ from ascmamba_modules.evaluation.plots import (
     plot_confusion,
     plot_curves,
     plot_embedding,
-    plot_recalls,
     plot_reliability,
     plot_similarity,
     plot_spectrogram,
     save_figure,
 )
-from ascmamba_modules.evaluation.scores import per_class_table
 from ascmamba_modules.sessions import find_places
 
 _INTERVAL = "Whiskers: 95 % bootstrap intervals, sessions drawn."
@@ -99,20 +97,16 @@ class EvaluationReport:
         ]
         for name, answers in self.models.items():
             found = answers.log_posteriors(clips.table).argmax(1)
-            table = per_class_table(clips.targets, found, clips.classes)
             matrix = confusion_matrix(
                 clips.targets, found, labels=range(len(clips.classes))
             )
-            blocks += [
-                self._figure(
-                    f"recalls_{name}", plot_recalls(table), f"{name}: recalls."
-                ),
+            blocks.append(
                 self._figure(
                     f"confusion_{name}",
                     plot_confusion(matrix, clips.classes),
                     f"{name}: which classes it takes for which.",
-                ),
-            ]
+                )
+            )
         self._add("Classes", "", blocks)
 
     def add_place_and_time(self, text):
@@ -344,6 +338,8 @@ class EvaluationReport:
     def _figure(self, name, figure, caption):
         for suffix in (".png", ".svg"):
             save_figure(figure, self.folder / "plots" / f"{name}{suffix}")
+            # It is laid out now; to do it again takes longer than to draw.
+            figure.set_layout_engine("none")
         return page.Figure(figure, caption)
 
     def _add(self, title, text, blocks):

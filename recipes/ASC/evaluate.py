@@ -143,26 +143,16 @@ def rows_of_split(path, split):
         sys.exit(f"{error}")
 
 
-def load_scored(hparams, notes):
-    """The labelled clips to score; exits if there are none."""
+def load_scored(hparams):
+    """The rows of the split to score; exits if none has a label."""
     path, split = hparams["manifest"], hparams["split"]
     rows = rows_of_split(path, split)
-    labelled = rows[rows["scene_label"] != ""]
-    if labelled.empty:
+    if not (rows["scene_label"] != "").any():
         sys.exit(
             f"{path}: all {len(rows)} rows of split '{split}' are unlabelled; "
             "scores need labels: choose another --split"
         )
-    notes.add("%d clips of split '%s' are scored.", len(labelled), split)
-    if len(labelled) < len(rows):
-        first = rows[rows["scene_label"] == ""].iloc[0]
-        notes.add(
-            "%d of %d rows of split '%s' have no label and are not scored "
-            "(the first: line %d, ID %s).",
-            *(len(rows) - len(labelled), len(rows), split),
-            *(first["line"], first["ID"]),
-        )
-    return labelled
+    return rows
 
 
 def load_training(hparams):
@@ -258,8 +248,20 @@ def make_caches(hparams, classifiers, scored, evaluation, folder):
     return of_models, own
 
 
-def note_classes(clips, notes):
-    """Says which classes and sessions there are too few of."""
+def note_clips(rows, split, clips, notes):
+    """Says what is scored and what there is too little of."""
+    n_sessions = len(set(clips.sessions))
+    notes.add(
+        "%d clips of split '%s' are scored, of %d sessions.",
+        *(len(clips.table), split, n_sessions),
+    )
+    unlabelled = rows[rows["scene_label"] == ""]
+    if len(unlabelled):
+        notes.add(
+            "%d rows of the split have no label and are not scored (the "
+            "first: line %d, ID %s).",
+            *(len(unlabelled), *unlabelled.iloc[0][["line", "ID"]]),
+        )
     absent = [
         name
         for number, name in enumerate(clips.classes)
@@ -270,13 +272,8 @@ def note_classes(clips, notes):
             "No clips of %s: macro accuracy is over the other %d classes.",
             *(", ".join(absent), len(clips.classes) - len(absent)),
         )
-    n_sessions = len(set(clips.sessions))
     if n_sessions == 1:
-        notes.add(
-            "All clips are of one session: no intervals, tests or temperature."
-        )
-    else:
-        notes.add("They are of %d sessions.", n_sessions)
+        notes.add("One session has no intervals, tests and temperature.")
 
 
 def measure_similarities(clips, evaluation, cache):
@@ -440,20 +437,21 @@ def evaluate(hparams_file, run_opts, overrides):
     start = time.perf_counter()
     hparams = load_hparams(hparams_file, overrides)
     check_stage(hparams)
-    notes = Notes()
-    scored = load_scored(hparams, notes)
+    rows = load_scored(hparams)
+    scored = rows[rows["scene_label"] != ""]
     training = load_training(hparams)
     evaluation = load_evaluation(hparams)
     check_files(hparams, manifest=scored, evaluation_manifest=evaluation)
     classifiers = load_models(hparams, run_opts)
     classes = check_classes(classifiers, scored, hparams["manifest"])
-    clips = ScoredClips(scored, classes, hparams["resamples"])
-    note_classes(clips, notes)
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
+    notes = Notes()
+    clips = ScoredClips(scored, classes, hparams["resamples"])
+    note_clips(rows, hparams["split"], clips, notes)
     with ExitStack() as stack:
         folder = hparams["feature_cache"] or stack.enter_context(
             tempfile.TemporaryDirectory()
