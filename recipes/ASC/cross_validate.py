@@ -5,8 +5,8 @@
         --output results/cross_validation --folds 4 --channels 16
 
 Each fold's cities are tested on by a training that has neither their labelled
-nor their unlabelled clips, and whose epoch is chosen on sessions held out of the
-other cities.  Every other option is for train.py.
+nor their unlabelled clips, and whose epoch is chosen on sessions of the other
+cities.  Every other option is for train.py.
 
 Source: the scheme of the challenge's second-placed team (ASCMamba paper,
 section 5), which the paper only names.
