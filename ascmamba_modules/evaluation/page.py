@@ -22,6 +22,7 @@ _LONGEST = 10  # seconds of a recording
 _LARGEST_SVG = 150_000  # bytes
 _PNG_RESOLUTION = 180  # dots per inch, for screens of twice the resolution
 _PIXELS = 96  # of CSS per inch
+_NARROW = 500  # pixels; what is wider is scrolled on a phone, not shrunk
 _MISSING = "–"
 
 
@@ -199,8 +200,8 @@ def _is_number(column):
 def _format_column(column):
     """Texts of a column's cells.
 
-    Numbers get three significant digits, counted at the largest, and at most
-    three decimals.
+    Numbers get four digits, counted at the largest, of which at most three
+    are decimals.
     """
     if types.is_bool_dtype(column):
         return ["yes" if value else "no" for value in column]
@@ -210,7 +211,7 @@ def _format_column(column):
     finite = column[np.isfinite(column.astype(float))]
     if len(finite) and (finite % 1 != 0).any():
         digits = int(np.floor(np.log10(finite.abs().max()))) + 1
-        decimals = int(np.clip(3 - digits, 0, 3))
+        decimals = int(np.clip(4 - digits, 0, 3))
     return [_format_number(value, decimals) for value in column]
 
 
@@ -239,6 +240,7 @@ def _image(figure, caption):
         "alt": ". ".join([f"Plot: {caption.rstrip('.')}", *axes]),
         "width": round(width),
         "height": round(height),
+        "is_narrow": bool(width <= _NARROW),
     }
 
 

@@ -5,6 +5,8 @@ import numpy as np
 from ascmamba_modules.evaluation.plots.style import (
     BLUE,
     GREY,
+    NARROW,
+    name_length,
     new_figure,
     shown_name,
     tidy,
@@ -32,7 +34,7 @@ def plot_recalls(table):
     >>> [float(bar.get_width()) for bar in axes.patches]
     [50.0, 100.0, 75.0]
     """
-    figure = new_figure(6.4, 1.0 + 0.36 * len(table))
+    figure = new_figure(NARROW, 1.0 + 0.36 * len(table))
     axes = figure.subplots()
     names = [shown_name(name) for name in table.index]
     colours = [GREY if name == "macro average" else BLUE for name in names]
@@ -80,8 +82,12 @@ def plot_confusion(matrix, classes):
     matrix = np.asarray(matrix)
     totals = matrix.sum(axis=1, keepdims=True)
     shares = 100 * matrix / np.maximum(totals, 1)
-    size = 2.4 + 0.52 * len(classes)
-    figure = new_figure(size, size)
+    names = [shown_name(name) for name in classes]
+    rows = [f"{name} ({n:,})" for name, n in zip(names, totals[:, 0])]
+    figure = new_figure(
+        0.5 * len(names) + 0.7 + name_length(rows),
+        0.5 * len(names) + 0.5 + name_length(names),
+    )
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     for row, column in zip(*np.nonzero(matrix)):
@@ -93,12 +99,9 @@ def plot_confusion(matrix, classes):
             fontsize=8,
             color="white" if share > 70 else "black",
         )
-    names = [shown_name(name) for name in classes]
     numbers = range(len(names))
     axes.set_xticks(numbers, names, rotation=90)
-    axes.set_yticks(
-        numbers, [f"{name} ({n:,})" for name, n in zip(names, totals[:, 0])]
-    )
+    axes.set_yticks(numbers, rows)
     axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="#dddddd")

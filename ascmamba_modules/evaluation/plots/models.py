@@ -6,8 +6,10 @@ from matplotlib.ticker import MaxNLocator
 
 from ascmamba_modules.evaluation.plots.style import (
     COLOURS,
+    NARROW,
     add_legend,
     colour_and_marker,
+    legend_height,
     new_figure,
     shown_name,
     tidy,
@@ -41,12 +43,14 @@ def plot_curves(table, xlabel):
     >>> axes.lines[0].get_ydata()
     array([75., 50.])
     """
-    figure = new_figure(6.4, 4.0)
+    models = table["model"].unique()
+    names = [shown_name(model) for model in models]
+    figure = new_figure(NARROW, 3.6 + legend_height(names))
     axes = figure.subplots()
-    lines, names = [], []
-    for number, (model, rows) in enumerate(table.groupby("model", sort=False)):
+    lines = []
+    for number, model in enumerate(models):
         colour, marker = colour_and_marker(number)
-        rows = rows.sort_values("x")
+        rows = table[table["model"] == model].sort_values("x")
         lines += axes.plot(
             rows["x"], 100 * rows["mean"], color=colour, marker=marker
         )
@@ -56,7 +60,6 @@ def plot_curves(table, xlabel):
             alpha=0.15,
             linewidth=0,
         )
-        names.append(shown_name(model))
     axes.set_ylim(_limits(table[["mean", "lower", "upper"]]))
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     values = np.unique(table["x"])
@@ -108,9 +111,9 @@ def plot_bars(table):
     models = list(table["model"].unique())
     conditions = list(table["condition"].unique())
     pitch = len(models) + 1.0  # in bars
-    figure = new_figure(
-        6.8, 1.3 + 0.25 * len(models) + _BAR * pitch * len(conditions)
-    )
+    names = [shown_name(model) for model in models]
+    height = 0.8 + legend_height(names) + _BAR * pitch * len(conditions)
+    figure = new_figure(NARROW, height)
     axes = figure.subplots()
     bars = []
     for number, model in enumerate(models):
@@ -140,7 +143,7 @@ def plot_bars(table):
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("accuracy in %")
     tidy(axes)
-    add_legend(figure, bars, [shown_name(model) for model in models])
+    add_legend(figure, bars, names)
     return figure
 
 
