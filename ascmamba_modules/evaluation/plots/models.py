@@ -78,11 +78,10 @@ def plot_curves(table, xlabel):
 
 def _limits(values):
     """Per cent at the ends of the axis: tens, at least twenty apart."""
-    low = 10 * np.floor(10 * np.nanmin(values) - 0.2)
-    high = 10 * np.ceil(10 * np.nanmax(values) + 0.2)
-    high = min(100, max(high, low + 20))
+    low = max(0, 10 * np.floor(10 * np.nanmin(values) - 0.2))
+    high = min(100, max(10 * np.ceil(10 * np.nanmax(values) + 0.2), low + 20))
     # A line at 0 or 100 % is not to be cut in half.
-    return max(0, min(low, high - 20)) - 1, high + 1
+    return min(low, high - 20) - 1, high + 1
 
 
 def plot_bars(table):

@@ -17,7 +17,7 @@ COLOURS = (
     "#E69F00",
     "#56B4E9",
     "#000000",
-    "#888888",
+    "#5A5A5A",
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 BLUE, ORANGE, GREY = COLOURS[0], COLOURS[4], COLOURS[7]
@@ -136,7 +136,7 @@ def legend_height(labels, width=NARROW):
         Inches, about.
     """
     rows = math.ceil(len(labels) / _columns(labels, width))
-    return _LINE * rows * max(len(name.splitlines()) for name in labels)
+    return rows * name_height(labels)
 
 
 def _columns(labels, width):
@@ -160,6 +160,22 @@ def name_length(names):
     """
     longest = max(len(line) for name in names for line in name.splitlines())
     return _CHARACTER * longest
+
+
+def name_height(names):
+    """How much room the one of some names with the most lines takes.
+
+    Arguments
+    ---------
+    names : list
+        As :func:`shown_name` makes.
+
+    Returns
+    -------
+    float
+        Inches, about.
+    """
+    return _LINE * max(len(name.splitlines()) for name in names)
 
 
 def save_figure(figure, path):
