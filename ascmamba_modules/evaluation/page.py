@@ -219,8 +219,8 @@ def _format_number(value, decimals):
     if pd.isna(value):
         return _MISSING
     text = f"{value:,.{decimals}f}"
-    if value != 0 and float(text.replace(",", "")) == 0:
-        return f"<{10**-decimals:.{decimals}f}" if value > 0 else "−0"
+    if value > 0 and float(text.replace(",", "")) == 0:
+        return f"<{10**-decimals:.{decimals}f}"
     return text.replace("-", "−")
 
 
