@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,9 @@ _PNG_RESOLUTION = 180  # dots per inch, for screens of twice the resolution
 _PIXELS = 96  # of CSS per inch
 _NARROW = 500  # pixels; what is wider is scrolled on a phone, not shrunk
 _MISSING = "–"
+_LONG = 20  # characters
+# Numbers that come as text, such as "+5.0" or "75.0 (58.3 to 89.6)".
+_NUMBER = re.compile(r"[<+−-]?\d[\d,.]*( %)?( \(.*\))?|–")
 
 
 @dataclass(frozen=True)
@@ -174,18 +178,18 @@ def _table_view(block):
     has_names = not isinstance(table.index, pd.RangeIndex)
     # By position: two columns may have the same name.
     columns = [table.iloc[:, i] for i in range(table.shape[1])]
-    cells = zip(*map(_format_column, columns))
+    cells = [_format_column(column) for column in columns]
     return {
         "kind": "table",
         "caption": block.caption,
         "index_name": str(table.index.name or "") if has_names else None,
         "columns": [
-            {"name": str(column.name), "is_number": _is_number(column)}
-            for column in columns
+            {"name": str(column.name), "kind": _kind(column, texts)}
+            for column, texts in zip(columns, cells)
         ],
         "rows": [
             {"name": str(name), "cells": row}
-            for name, row in zip(table.index, cells)
+            for name, row in zip(table.index, zip(*cells))
         ],
     }
 
@@ -195,6 +199,14 @@ _VIEWS = {Figure: _figure_view, Table: _table_view, Audio: _audio_view}
 
 def _is_number(column):
     return types.is_numeric_dtype(column) and not types.is_bool_dtype(column)
+
+
+def _kind(column, texts):
+    """How a column is laid out: "number", "long" (text that may need several
+    lines) or "short"."""
+    if _is_number(column) or all(map(_NUMBER.fullmatch, texts)):
+        return "number"
+    return "long" if max(map(len, texts), default=0) > _LONG else "short"
 
 
 def _format_column(column):

@@ -6,6 +6,7 @@ from ascmamba_modules.evaluation.plots.style import (
     BLUE,
     GREY,
     NARROW,
+    TEXT_SIZE,
     name_height,
     name_length,
     new_figure,
@@ -48,7 +49,7 @@ def plot_recalls(table):
         else "no clips"
         for row in table.itertuples()
     ]
-    axes.bar_label(bars, labels, padding=3, fontsize=9)
+    axes.bar_label(bars, labels, padding=3, fontsize=TEXT_SIZE)
     axes.set_xlim(0, 145)  # room for the label of a full bar
     axes.set_xticks(range(0, 101, 20))
     axes.set_yticks(places, names)
@@ -88,7 +89,7 @@ def plot_confusion(matrix, classes):
     rows = [f"{name} ({n:,})" for name, n in zip(names, totals[:, 0])]
     side = max(0.5, name_height(names)) * len(names)
     figure = new_figure(
-        side + 0.7 + name_length(rows), side + 0.5 + name_length(names)
+        side + 0.5 + name_length(rows), side + 0.5 + name_length(names)
     )
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
@@ -104,6 +105,7 @@ def plot_confusion(matrix, classes):
     numbers = range(len(names))
     axes.set_xticks(numbers, names, rotation=90)
     axes.set_yticks(numbers, rows)
+    axes.tick_params(labelsize=TEXT_SIZE)
     axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="#dddddd")

@@ -40,11 +40,12 @@ def plot_similarity(similarities, threshold):
     is_hard = similarities > threshold
     groups = similarities[~is_hard], similarities[is_hard]
     values = [*similarities, threshold]
+    n_bins = int(np.clip(2 * np.sqrt(len(similarities)), 10, 40))
     figure = new_figure(NARROW, 3.6)
     axes = figure.subplots()
     *_, (easy, hard) = axes.hist(
         groups,
-        bins=np.histogram_bin_edges(values, 40),
+        bins=np.histogram_bin_edges(values, n_bins),
         stacked=True,
         color=[BLUE, ORANGE],
     )
@@ -101,13 +102,14 @@ def plot_embedding(coordinates, groups, title):
     # The legend grows downwards, so that the map keeps its size.
     figure = new_figure(NARROW, NARROW + legend_height(labels))
     axes = figure.subplots()
+    size = np.clip(3000 / len(groups), 12, 45)  # square points
     dots = []
     for number, name in enumerate(names):
         colour, marker = colour_and_marker(number)
         dots.append(
             axes.scatter(
                 *coordinates[groups == name].T,
-                s=20,
+                s=size,
                 color=colour,
                 marker=marker,
                 alpha=0.75,

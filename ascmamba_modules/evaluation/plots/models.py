@@ -108,16 +108,15 @@ def plot_bars(table):
     [50.0, 75.0]
     """
     models = list(table["model"].unique())
-    conditions = list(table["condition"].unique())
-    pitch = len(models) + 1.0  # in bars
     names = [shown_name(model) for model in models]
-    height = 0.8 + legend_height(names) + _BAR * pitch * len(conditions)
+    table, centres = _place_bars(table, models)
+    height = 0.8 + legend_height(names) + _BAR * (table["place"].max() + 2)
     figure = new_figure(NARROW, height)
     axes = figure.subplots()
     bars = []
     for number, model in enumerate(models):
         rows = table[table["model"] == model]
-        places = rows["condition"].map(conditions.index) * pitch + number
+        places = rows["place"]
         colour = COLOURS[number % len(COLOURS)]
         hatch = "" if number < len(COLOURS) else "///"
         bars.append(
@@ -133,17 +132,29 @@ def plot_bars(table):
         _add_values(axes, places, rows)
     axes.set_xlim(0, 116)  # room for the value of a full bar
     axes.set_xticks(range(0, 101, 20))
-    centres = [
-        place * pitch + (len(models) - 1) / 2
-        for place in range(len(conditions))
-    ]
-    axes.set_yticks(centres, [_condition(table, name) for name in conditions])
-    axes.set_ylim(pitch * len(conditions) - 1, -1)  # the first one on top
+    axes.set_yticks(
+        centres, [_condition(table, name) for name in centres.index]
+    )
+    axes.set_ylim(table["place"].max() + 1, -1)  # the first one on top
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("accuracy in %")
     tidy(axes)
     add_legend(figure, bars, names)
     return figure
+
+
+def _place_bars(table, models):
+    """Adds a column place, in bars from the top, and finds each condition's
+    centre.  A condition has room for its own models, but two bars at least,
+    which its name needs."""
+    parts, start = [], 0.0
+    for _, rows in table.groupby("condition", sort=False):
+        rows = rows.iloc[rows["model"].map(models.index).argsort()]
+        margin = max(0, 2 - len(rows)) / 2
+        parts.append(rows.assign(place=start + margin + np.arange(len(rows))))
+        start += len(rows) + 2 * margin + 1
+    table = pd.concat(parts)
+    return table, table.groupby("condition", sort=False)["place"].mean()
 
 
 def _add_whiskers(axes, places, rows):
@@ -175,4 +186,5 @@ def _condition(table, name):
     number."""
     clips = table.loc[table["condition"] == name, "clips"].unique()
     counts = f"{clips.min():,} to " if len(clips) > 1 else ""
-    return f"{shown_name(name)}\n({counts}{clips.max():,} clips)"
+    noun = "clip" if clips.max() == 1 else "clips"
+    return f"{shown_name(name)}\n({counts}{clips.max():,} {noun})"

@@ -22,7 +22,7 @@ COLOURS = (
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 BLUE, ORANGE, GREY = COLOURS[0], COLOURS[4], COLOURS[7]
 NARROW = 5.0  # inches; shrinks to the width of a phone and can be read
-_TEXT_SIZE = 9  # points
+TEXT_SIZE = 9  # points
 _LINE = 0.19  # inches from line to line at that size
 _CHARACTER = 0.075  # inches at that size, on average
 
@@ -115,7 +115,7 @@ def add_legend(figure, handles, labels, **options):
         labels,
         ncols=_columns(labels, figure.get_figwidth()),
         frameon=False,
-        fontsize=_TEXT_SIZE,
+        fontsize=TEXT_SIZE,
         **options,
     )
 

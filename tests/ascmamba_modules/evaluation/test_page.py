@@ -254,7 +254,7 @@ def test_table(tmp_path):
     right = [
         cell.text
         for cell in found.all("td")
-        if cell.attributes.get("class") == "number"
+        if cell.attributes["class"] == "number"
     ]
     assert right == [text for row in rows for text in row[1:6]]
     scopes = [cell.attributes["scope"] for cell in found.all("th")]
@@ -267,6 +267,18 @@ def test_table_whose_index_only_counts_and_whose_columns_are_alike(tmp_path):
     table = pd.DataFrame([[1, "x"], [2, "y"]], columns=["a", "a"])
     head, rows = body(write_and_read(tmp_path, Table(table, "Scores")))
     assert head == ["a", "a"] and rows == [["1", "x"], ["2", "y"]]
+
+
+def test_columns_are_laid_out_by_what_they_hold(tmp_path):
+    columns = {
+        "interval": ["75.0 (58.3 to 89.6)", "80.0 (60.7 to 100.0)"],
+        "change": ["+5.0", None],
+        "date": ["2023-05-13", "2023-05-14"],
+        "sentence": ["of more than a few words", "short"],
+    }
+    page = write_and_read(tmp_path, Table(pd.DataFrame(columns), "t"))
+    kinds = [cell.attributes["class"] for cell in page.all("td")]
+    assert kinds == ["number", "number", "short", "long"] * 2
 
 
 @pytest.mark.parametrize(

@@ -274,6 +274,19 @@ def test_bars():
     assert texts(figure.legends[0].get_texts()) == ["a", "b"]
 
 
+def test_conditions_without_some_models_have_no_gaps():
+    table = pd.DataFrame(
+        [("a", "all"), ("b", "all"), ("b", "one"), ("a", "two"), ("b", "two")],
+        columns=["model", "condition"],
+    ).assign(value=0.5, lower=0.4, upper=0.6, clips=1)
+    (axes,) = plot_bars(table).axes
+    places = sorted(bar.get_y() for bar in axes.patches)
+    # Two bars of a condition touch; between conditions there is a gap.
+    assert np.diff(places) == pytest.approx([1, 2.5, 2.5, 1])
+    assert axes.get_yticks() == pytest.approx([0.5, 3.5, 6.5])
+    assert texts(axes.get_yticklabels())[1] == "one\n(1 clip)"
+
+
 def test_embedding_tells_groups_apart_without_colours():
     points = np.arange(48.0).reshape(24, 2)
     groups = [f"city {i:02d}" for i in range(24)]
