@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,11 @@ _LONGEST = 10  # seconds of a recording
 _LARGEST_SVG = 150_000  # bytes
 _PNG_RESOLUTION = 180  # dots per inch, for screens of twice the resolution
 _PIXELS = 96  # of CSS per inch
+_NARROW = 500  # pixels; what is wider is scrolled on a phone, not shrunk
 _MISSING = "–"
+_LONG = 20  # characters
+# Numbers that come as text, such as "+5.0" or "75.0 (58.3 to 89.6)".
+_NUMBER = re.compile(r"[<+−-]?\d[\d,.]*( %)?( \(.*\))?|–")
 
 
 @dataclass(frozen=True)
@@ -173,18 +178,18 @@ def _table_view(block):
     has_names = not isinstance(table.index, pd.RangeIndex)
     # By position: two columns may have the same name.
     columns = [table.iloc[:, i] for i in range(table.shape[1])]
-    cells = zip(*map(_format_column, columns))
+    cells = [_format_column(column) for column in columns]
     return {
         "kind": "table",
         "caption": block.caption,
         "index_name": str(table.index.name or "") if has_names else None,
         "columns": [
-            {"name": str(column.name), "is_number": _is_number(column)}
-            for column in columns
+            {"name": str(column.name), "kind": _kind(column, texts)}
+            for column, texts in zip(columns, cells)
         ],
         "rows": [
             {"name": str(name), "cells": row}
-            for name, row in zip(table.index, cells)
+            for name, row in zip(table.index, zip(*cells))
         ],
     }
 
@@ -196,11 +201,19 @@ def _is_number(column):
     return types.is_numeric_dtype(column) and not types.is_bool_dtype(column)
 
 
+def _kind(column, texts):
+    """How a column is laid out: "number", "long" (text that may need several
+    lines) or "short"."""
+    if _is_number(column) or all(map(_NUMBER.fullmatch, texts)):
+        return "number"
+    return "long" if max(map(len, texts), default=0) > _LONG else "short"
+
+
 def _format_column(column):
     """Texts of a column's cells.
 
-    Numbers get three significant digits, counted at the largest, and at most
-    three decimals.
+    Numbers get four digits, counted at the largest, of which at most three
+    are decimals.
     """
     if types.is_bool_dtype(column):
         return ["yes" if value else "no" for value in column]
@@ -210,7 +223,7 @@ def _format_column(column):
     finite = column[np.isfinite(column.astype(float))]
     if len(finite) and (finite % 1 != 0).any():
         digits = int(np.floor(np.log10(finite.abs().max()))) + 1
-        decimals = int(np.clip(3 - digits, 0, 3))
+        decimals = int(np.clip(4 - digits, 0, 3))
     return [_format_number(value, decimals) for value in column]
 
 
@@ -218,8 +231,8 @@ def _format_number(value, decimals):
     if pd.isna(value):
         return _MISSING
     text = f"{value:,.{decimals}f}"
-    if value != 0 and float(text.replace(",", "")) == 0:
-        return f"<{10**-decimals:.{decimals}f}" if value > 0 else "−0"
+    if value > 0 and float(text.replace(",", "")) == 0:
+        return f"<{10**-decimals:.{decimals}f}"
     return text.replace("-", "−")
 
 
@@ -239,6 +252,7 @@ def _image(figure, caption):
         "alt": ". ".join([f"Plot: {caption.rstrip('.')}", *axes]),
         "width": round(width),
         "height": round(height),
+        "is_narrow": bool(width <= _NARROW),
     }
 
 

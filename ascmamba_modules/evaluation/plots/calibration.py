@@ -1,6 +1,7 @@
 """The reliability diagram."""
 
 from ascmamba_modules.evaluation.plots.style import (
+    NARROW,
     add_legend,
     colour_and_marker,
     new_figure,
@@ -40,7 +41,7 @@ def plot_reliability(bins):
     array([4, 8])
     """
     tables = bins if isinstance(bins, dict) else {"model": bins}
-    figure = new_figure(4.8, 5.4)
+    figure = new_figure(NARROW, 5.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     (perfect,) = upper.plot([0, 100], [0, 100], color="black", ls=":", lw=1)
     lines = []

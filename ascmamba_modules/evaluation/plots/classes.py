@@ -5,6 +5,10 @@ import numpy as np
 from ascmamba_modules.evaluation.plots.style import (
     BLUE,
     GREY,
+    NARROW,
+    TEXT_SIZE,
+    name_height,
+    name_length,
     new_figure,
     shown_name,
     tidy,
@@ -32,9 +36,10 @@ def plot_recalls(table):
     >>> [float(bar.get_width()) for bar in axes.patches]
     [50.0, 100.0, 75.0]
     """
-    figure = new_figure(6.4, 1.0 + 0.36 * len(table))
-    axes = figure.subplots()
     names = [shown_name(name) for name in table.index]
+    row = max(0.36, name_height(names))
+    figure = new_figure(NARROW, 1.0 + row * len(names))
+    axes = figure.subplots()
     colours = [GREY if name == "macro average" else BLUE for name in names]
     places = range(len(table))
     bars = axes.barh(places, 100 * table["recall"].fillna(0), color=colours)
@@ -44,8 +49,8 @@ def plot_recalls(table):
         else "no clips"
         for row in table.itertuples()
     ]
-    axes.bar_label(bars, labels, padding=3)
-    axes.set_xlim(0, 130)  # room for the label of a full bar
+    axes.bar_label(bars, labels, padding=3, fontsize=TEXT_SIZE)
+    axes.set_xlim(0, 145)  # room for the label of a full bar
     axes.set_xticks(range(0, 101, 20))
     axes.set_yticks(places, names)
     axes.set_ylim(len(table) - 0.4, -0.6)  # the first class on top
@@ -80,8 +85,12 @@ def plot_confusion(matrix, classes):
     matrix = np.asarray(matrix)
     totals = matrix.sum(axis=1, keepdims=True)
     shares = 100 * matrix / np.maximum(totals, 1)
-    size = 2.4 + 0.52 * len(classes)
-    figure = new_figure(size, size)
+    names = [shown_name(name) for name in classes]
+    rows = [f"{name} ({n:,})" for name, n in zip(names, totals[:, 0])]
+    side = max(0.5, name_height(names)) * len(names)
+    figure = new_figure(
+        side + 0.5 + name_length(rows), side + 0.5 + name_length(names)
+    )
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     for row, column in zip(*np.nonzero(matrix)):
@@ -91,14 +100,12 @@ def plot_confusion(matrix, classes):
             ha="center",
             va="center",
             fontsize=8,
-            color="white" if share > 70 else "black",
+            color="white" if share > 71.5 else "black",
         )
-    names = [shown_name(name) for name in classes]
     numbers = range(len(names))
     axes.set_xticks(numbers, names, rotation=90)
-    axes.set_yticks(
-        numbers, [f"{name} ({n:,})" for name, n in zip(names, totals[:, 0])]
-    )
+    axes.set_yticks(numbers, rows)
+    axes.tick_params(labelsize=TEXT_SIZE)
     axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="#dddddd")

@@ -4,10 +4,11 @@ import numpy as np
 
 from ascmamba_modules.evaluation.plots.style import (
     BLUE,
+    NARROW,
     ORANGE,
     add_legend,
     colour_and_marker,
-    legend_width,
+    legend_height,
     new_figure,
     shown_name,
     tidy,
@@ -39,17 +40,18 @@ def plot_similarity(similarities, threshold):
     is_hard = similarities > threshold
     groups = similarities[~is_hard], similarities[is_hard]
     values = [*similarities, threshold]
-    figure = new_figure(6.4, 3.6)
+    n_bins = int(np.clip(2 * np.sqrt(len(similarities)), 10, 40))
+    figure = new_figure(NARROW, 3.6)
     axes = figure.subplots()
     *_, (easy, hard) = axes.hist(
         groups,
-        bins=np.histogram_bin_edges(values, 40),
+        bins=np.histogram_bin_edges(values, n_bins),
         stacked=True,
         color=[BLUE, ORANGE],
     )
     line = axes.axvline(threshold, color="black", ls="--")
     axes.ticklabel_format(useOffset=False)
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=4)
     axes.yaxis.get_major_locator().set_params(integer=True)
     low, median, high = np.quantile(similarities, (0.05, 0.5, 0.95))
     axes.set_xlabel(
@@ -89,8 +91,7 @@ def plot_embedding(coordinates, groups, title):
     Example
     -------
     >>> figure = plot_embedding([[0, 1], [1, 0], [1, 1]], list("bab"), "city")
-    >>> legend = figure.axes[0].get_legend()
-    >>> [text.get_text() for text in legend.get_texts()]
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
     ['a (1)', 'b (2)']
     """
     coordinates, groups = np.asarray(coordinates), np.asarray(groups)
@@ -98,34 +99,28 @@ def plot_embedding(coordinates, groups, title):
     labels = [
         f"{shown_name(name)} ({clips:,})" for name, clips in zip(names, counts)
     ]
-    n_lines = sum(len(label.splitlines()) for label in labels)
-    figure = new_figure(
-        4.6 + legend_width(labels), max(4.4, 0.7 + 0.18 * n_lines)
-    )
+    # The legend grows downwards, so that the map keeps its size.
+    figure = new_figure(NARROW, NARROW + legend_height(labels))
     axes = figure.subplots()
-    for number, (name, label) in enumerate(zip(names, labels)):
+    size = np.clip(3000 / len(groups), 12, 45)  # square points
+    dots = []
+    for number, name in enumerate(names):
         colour, marker = colour_and_marker(number)
-        axes.scatter(
-            *coordinates[groups == name].T,
-            s=20,
-            color=colour,
-            marker=marker,
-            alpha=0.75,
-            linewidths=0,
-            label=label,
+        dots.append(
+            axes.scatter(
+                *coordinates[groups == name].T,
+                s=size,
+                color=colour,
+                marker=marker,
+                alpha=0.75,
+                linewidths=0,
+            )
         )
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_aspect("equal", adjustable="datalim")
-    axes.legend(
-        title=shown_name(title),
-        loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
-        frameon=False,
-        fontsize=9,
-        labelspacing=0.2,
-        markerscale=1.3,
-    )
+    axes.set_title(shown_name(title, 50), fontsize=10)
+    add_legend(figure, dots, labels, loc="outside lower left", markerscale=1.3)
     return figure
 
 

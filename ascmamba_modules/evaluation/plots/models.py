@@ -6,8 +6,10 @@ from matplotlib.ticker import MaxNLocator
 
 from ascmamba_modules.evaluation.plots.style import (
     COLOURS,
+    NARROW,
     add_legend,
     colour_and_marker,
+    legend_height,
     new_figure,
     shown_name,
     tidy,
@@ -41,12 +43,14 @@ def plot_curves(table, xlabel):
     >>> axes.lines[0].get_ydata()
     array([75., 50.])
     """
-    figure = new_figure(6.4, 4.0)
+    models = table["model"].unique()
+    names = [shown_name(model) for model in models]
+    figure = new_figure(NARROW, 3.6 + legend_height(names))
     axes = figure.subplots()
-    lines, names = [], []
-    for number, (model, rows) in enumerate(table.groupby("model", sort=False)):
+    lines = []
+    for number, model in enumerate(models):
         colour, marker = colour_and_marker(number)
-        rows = rows.sort_values("x")
+        rows = table[table["model"] == model].sort_values("x")
         lines += axes.plot(
             rows["x"], 100 * rows["mean"], color=colour, marker=marker
         )
@@ -56,7 +60,6 @@ def plot_curves(table, xlabel):
             alpha=0.15,
             linewidth=0,
         )
-        names.append(shown_name(model))
     axes.set_ylim(_limits(table[["mean", "lower", "upper"]]))
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     values = np.unique(table["x"])
@@ -75,11 +78,10 @@ def plot_curves(table, xlabel):
 
 def _limits(values):
     """Per cent at the ends of the axis: tens, at least twenty apart."""
-    low = 10 * np.floor(10 * np.nanmin(values) - 0.2)
-    high = 10 * np.ceil(10 * np.nanmax(values) + 0.2)
-    high = min(100, max(high, low + 20))
+    low = max(0, 10 * np.floor(10 * np.nanmin(values) - 0.2))
+    high = min(100, max(10 * np.ceil(10 * np.nanmax(values) + 0.2), low + 20))
     # A line at 0 or 100 % is not to be cut in half.
-    return max(0, min(low, high - 20)) - 1, high + 1
+    return min(low, high - 20) - 1, high + 1
 
 
 def plot_bars(table):
@@ -106,16 +108,15 @@ def plot_bars(table):
     [50.0, 75.0]
     """
     models = list(table["model"].unique())
-    conditions = list(table["condition"].unique())
-    pitch = len(models) + 1.0  # in bars
-    figure = new_figure(
-        6.8, 1.3 + 0.25 * len(models) + _BAR * pitch * len(conditions)
-    )
+    names = [shown_name(model) for model in models]
+    table, centres = _place_bars(table, models)
+    height = 0.8 + legend_height(names) + _BAR * (table["place"].max() + 2)
+    figure = new_figure(NARROW, height)
     axes = figure.subplots()
     bars = []
     for number, model in enumerate(models):
         rows = table[table["model"] == model]
-        places = rows["condition"].map(conditions.index) * pitch + number
+        places = rows["place"]
         colour = COLOURS[number % len(COLOURS)]
         hatch = "" if number < len(COLOURS) else "///"
         bars.append(
@@ -131,17 +132,29 @@ def plot_bars(table):
         _add_values(axes, places, rows)
     axes.set_xlim(0, 116)  # room for the value of a full bar
     axes.set_xticks(range(0, 101, 20))
-    centres = [
-        place * pitch + (len(models) - 1) / 2
-        for place in range(len(conditions))
-    ]
-    axes.set_yticks(centres, [_condition(table, name) for name in conditions])
-    axes.set_ylim(pitch * len(conditions) - 1, -1)  # the first one on top
+    axes.set_yticks(
+        centres, [_condition(table, name) for name in centres.index]
+    )
+    axes.set_ylim(table["place"].max() + 1, -1)  # the first one on top
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("accuracy in %")
     tidy(axes)
-    add_legend(figure, bars, [shown_name(model) for model in models])
+    add_legend(figure, bars, names)
     return figure
+
+
+def _place_bars(table, models):
+    """Adds a column place, in bars from the top, and finds each condition's
+    centre.  A condition has room for its own models, but two bars at least,
+    which its name needs."""
+    parts, start = [], 0.0
+    for _, rows in table.groupby("condition", sort=False):
+        rows = rows.iloc[rows["model"].map(models.index).argsort()]
+        margin = max(0, 2 - len(rows)) / 2
+        parts.append(rows.assign(place=start + margin + np.arange(len(rows))))
+        start += len(rows) + 2 * margin + 1
+    table = pd.concat(parts)
+    return table, table.groupby("condition", sort=False)["place"].mean()
 
 
 def _add_whiskers(axes, places, rows):
@@ -173,4 +186,5 @@ def _condition(table, name):
     number."""
     clips = table.loc[table["condition"] == name, "clips"].unique()
     counts = f"{clips.min():,} to " if len(clips) > 1 else ""
-    return f"{shown_name(name)}\n({counts}{clips.max():,} clips)"
+    noun = "clip" if clips.max() == 1 else "clips"
+    return f"{shown_name(name)}\n({counts}{clips.max():,} {noun})"

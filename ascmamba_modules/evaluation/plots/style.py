@@ -1,5 +1,6 @@
 """What all plots share: colours, markers, names, writing to a file."""
 
+import math
 import textwrap
 
 from matplotlib.figure import Figure
@@ -16,11 +17,13 @@ COLOURS = (
     "#E69F00",
     "#56B4E9",
     "#000000",
-    "#888888",
+    "#5A5A5A",
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 BLUE, ORANGE, GREY = COLOURS[0], COLOURS[4], COLOURS[7]
-_LEGEND_SIZE = 9  # points
+NARROW = 5.0  # inches; shrinks to the width of a phone and can be read
+TEXT_SIZE = 9  # points
+_LINE = 0.19  # inches from line to line at that size
 _CHARACTER = 0.075  # inches at that size, on average
 
 
@@ -92,7 +95,7 @@ def tidy(axes):
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def add_legend(figure, handles, labels):
+def add_legend(figure, handles, labels, **options):
     """Puts a legend above the axes, in as many columns as there is room for.
 
     Arguments
@@ -103,33 +106,76 @@ def add_legend(figure, handles, labels):
         What is explained.
     labels : list
         Names, as :func:`shown_name` makes.
+    **options
+        Passed to ``figure.legend``, e.g. another place.
     """
-    columns = int(figure.get_figwidth() / legend_width(labels))
+    options = {"loc": "outside upper left", **options}
     figure.legend(
         handles,
         labels,
-        loc="outside upper left",
-        ncols=max(1, min(columns, len(labels))),
+        ncols=_columns(labels, figure.get_figwidth()),
         frameon=False,
-        fontsize=_LEGEND_SIZE,
+        fontsize=TEXT_SIZE,
+        **options,
     )
 
 
-def legend_width(labels):
-    """Width of one column of a legend.
+def legend_height(labels, width=NARROW):
+    """How high a legend of :func:`add_legend` is.
 
     Arguments
     ---------
     labels : list
         Names, as :func:`shown_name` makes.
+    width : float
+        Width of the figure in inches.
 
     Returns
     -------
     float
         Inches, about.
     """
-    longest = max(len(line) for name in labels for line in name.splitlines())
-    return _CHARACTER * longest + 0.5  # and the line or marker before it
+    rows = math.ceil(len(labels) / _columns(labels, width))
+    return rows * name_height(labels)
+
+
+def _columns(labels, width):
+    # Before each name stands a line or a marker.
+    columns = int(width / (name_length(labels) + 0.5))
+    return max(1, min(columns, len(labels)))
+
+
+def name_length(names):
+    """How much room the longest of some names takes.
+
+    Arguments
+    ---------
+    names : list
+        As :func:`shown_name` makes.
+
+    Returns
+    -------
+    float
+        Inches, about.
+    """
+    longest = max(len(line) for name in names for line in name.splitlines())
+    return _CHARACTER * longest
+
+
+def name_height(names):
+    """How much room the one of some names with the most lines takes.
+
+    Arguments
+    ---------
+    names : list
+        As :func:`shown_name` makes.
+
+    Returns
+    -------
+    float
+        Inches, about.
+    """
+    return _LINE * max(len(name.splitlines()) for name in names)
 
 
 def save_figure(figure, path):
