@@ -371,15 +371,15 @@ def summarise(results):
         ),
         "Valid-Easy": ("difficulty", "Valid-Easy", "macro_accuracy"),
         "Valid-Hard": ("difficulty", "Valid-Hard", "macro_accuracy"),
-        "all shuffled": (
+        "shuffled": (
             "shuffled place and time",
             "100 %",
             "macro_accuracy",
         ),
-        "all unseen places": ("unseen places", "100 %", "macro_accuracy"),
+        "moved": ("unseen places", "100 %", "macro_accuracy"),
         "unseen city": ("seen in training", "unseen city", "macro_accuracy"),
         "log-loss": ("all clips", "all clips", "log_loss"),
-        "calibration error": (
+        "ECE": (
             "all clips",
             "all clips",
             "expected_calibration_error",
