@@ -98,6 +98,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["ascmamba_modules*"]),
+    package_data={"ascmamba_modules.evaluation": ["page.html"]},
     ext_modules=[
         Extension(
             "ascmamba_modules.selective_scan.cpu_kernels",
@@ -123,6 +124,7 @@ setup(
         "scipy>=1.12",
         "scikit-learn>=1.4",
         "matplotlib>=3.8",
+        "jinja2>=3.1",
         "filelock>=3.12",
         "tqdm>=4.64",
         "pooch>=1.8",

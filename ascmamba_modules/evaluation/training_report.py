@@ -42,13 +42,8 @@ def write_report(folder, ids, targets, log_posteriors, classes):
     folder = Path(folder)
     classes = list(classes)
     targets = np.asarray(targets)
-    posteriors = np.exp(np.asarray(log_posteriors))
-    predictions = posteriors.argmax(1)
-
-    rows = pd.DataFrame(posteriors, columns=[f"p({c})" for c in classes])
-    rows.insert(0, "ID", ids)
-    rows.insert(1, "scene_label", [classes[t] for t in targets])
-    rows.insert(2, "prediction", [classes[p] for p in predictions])
+    predictions = np.asarray(log_posteriors).argmax(1)
+    rows = prediction_table(ids, targets, log_posteriors, classes)
     write_csv(rows, folder / "predictions.csv")
 
     table = per_class_table(targets, predictions, classes)
@@ -66,3 +61,25 @@ def write_report(folder, ids, targets, log_posteriors, classes):
         plot_confusion(matrix, classes), folder / "confusion_matrix.png"
     )
     return table
+
+
+def prediction_table(ids, targets, log_posteriors, classes):
+    """What a model says of clips, to be written as CSV.
+
+    Arguments
+    ---------
+    ids, targets, log_posteriors, classes
+        As for :func:`write_report`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a clip: ID, scene_label, prediction, and ``p(<class>)``, the
+        posterior of each class.
+    """
+    posteriors = np.exp(np.asarray(log_posteriors))
+    rows = pd.DataFrame(posteriors, columns=[f"p({c})" for c in classes])
+    rows.insert(0, "ID", list(ids))
+    rows.insert(1, "scene_label", [classes[t] for t in targets])
+    rows.insert(2, "prediction", [classes[p] for p in posteriors.argmax(1)])
+    return rows

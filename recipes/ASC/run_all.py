@@ -9,72 +9,22 @@ stages are skipped; one that was interrupted goes on where it was.
 """
 
 import argparse
-import ctypes
 import json
 import shlex
-import signal
-import subprocess
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from demo_answers import classify_some
 from filelock import FileLock, Timeout
 from hyperpyyaml import load_hyperpyyaml
+from stages import RECIPE, Stage, options, read_record, run_stage
 from train import SUMMARY
 
-from ascmamba_modules.files import replacing, write_csv
+from ascmamba_modules.files import write_csv
 from ascmamba_modules.model_folder import FOLDER
 
-RECIPE = Path(__file__).resolve().parent
 DEMO_SETTINGS = RECIPE / "demo.yaml"
-RECORD = "stages.json"
-_LAUNCHED = ("train.py", "pseudo_label.py")
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command of the recipe.
-
-    Arguments
-    ---------
-    name : str
-        Its name, also that of its folder or file in the output folder.
-    script : str
-        Script of this folder.
-    arguments : tuple
-        Its arguments.
-    result : Path
-        What is there once it is finished.
-    trains : bool
-        Whether it trains a model, and leaves a summary of its scores.
-    """
-
-    name: str
-    script: str
-    arguments: tuple
-    result: Path
-    trains: bool = False
-
-    @property
-    def left(self):
-        """What there is once it has begun: a folder, or the result."""
-        is_folder = self.result.parent.name == self.name
-        return self.result.parent if is_folder else self.result
-
-    def command(self, launcher=()):
-        """The command line, for this Python or through a launcher."""
-        return [*(launcher or [sys.executable]), self.script, *self.arguments]
-
-
-def options(settings):
-    """Turns a mapping into command-line options."""
-    return [
-        word for key, value in settings.items() for word in (f"--{key}", value)
-    ]
 
 
 def list_stages(output, corpora, settings, run_options):
@@ -119,15 +69,19 @@ def list_stages(output, corpora, settings, run_options):
             trains=True,
         )
 
+    def ask(name, files, result):
+        arguments = options(files | settings.get(name, {}))
+        arguments = (f"hparams/{name}.yaml", *arguments, *run_options)
+        return Stage(name, f"{name}.py", tuple(map(str, arguments)), result)
+
     pseudo = output / "pseudo_label"
     labelling = {
         "manifest": cas,
         "output_folder": pseudo,
         "first": output / "finetune",
         "second": output / "finetune_se_trans",
-        **settings.get("pseudo_label", {}),
     }
-    return [
+    stages = [
         prepare(
             "prepare_pretraining",
             "prepare_pretraining.py",
@@ -151,27 +105,30 @@ def list_stages(output, corpora, settings, run_options):
             pretrained_folder=output / "pretrain",
         ),
         train("finetune_se_trans", "finetune_se_trans.yaml", cas),
-        Stage(
-            "pseudo_label",
-            "pseudo_label.py",
-            tuple(
-                map(
-                    str,
-                    (
-                        "hparams/pseudo_label.yaml",
-                        *options(labelling),
-                        *run_options,
-                    ),
-                )
-            ),
-            pseudo / "manifest.csv",
-        ),
+        ask("pseudo_label", labelling, pseudo / "manifest.csv"),
         train(
             "finetune_pseudo",
             "finetune_pseudo.yaml",
             pseudo / "manifest.csv",
             pretrained_folder=output / "finetune",
         ),
+    ]
+    trained = {s.name: s for s in stages if s.trains and s.name != "pretrain"}
+    scoring = {
+        # YAML reads JSON.
+        "models": json.dumps(
+            {name: str(stage.result.parent) for name, stage in trained.items()}
+        ),
+        "manifest": cas,
+        "split": "valid",
+        "evaluation_manifest": cas,
+        "output_folder": output / "evaluate",
+        "feature_cache": settings["train"]["feature_cache"],
+        "cache_dtype": "float16",  # as the trainings
+    }
+    return [
+        *stages,
+        ask("evaluate", scoring, output / "evaluate" / "report.html"),
     ]
 
 
@@ -201,106 +158,6 @@ def choose(stages, first, last):
     if start > end:
         raise ValueError(f"--until {last} comes before --from {first}")
     return stages[start : end + 1]
-
-
-def run_stage(stage, output, launcher, record):
-    """Runs a stage unless it is finished.
-
-    Arguments
-    ---------
-    stage : Stage
-        What to run.
-    output : Path
-        The output folder; what the stage prints goes to ``logs/`` in it, too.
-    launcher : list
-        Command that starts a training, such as torchrun; empty for Python.
-    record : dict
-        Commands and seconds of the stages so far, by name; kept up to date.
-
-    Raises
-    ------
-    ValueError
-        If it was begun with another command.
-    RuntimeError
-        If it fails.
-    """
-    command = stage.command(launcher if stage.script in _LAUNCHED else ())
-    begun = {"arguments": list(stage.arguments), "seconds": 0.0}
-    earlier = record.get(stage.name, begun)
-    if earlier["arguments"] == begun["arguments"]:
-        begun = earlier
-    elif stage.left.exists():
-        raise ValueError(
-            f"Stage {stage.name} was begun with other settings:\n"
-            f"  {shlex.join(earlier['arguments'])}\n"
-            f"Choose another output folder, or remove {stage.left}."
-        )
-    record[stage.name] = begun
-    if stage.result.exists():
-        print(f"== {stage.name}: finished before")
-        return
-    print(f"\n== {stage.name}\n$ {shlex.join(command)}", flush=True)
-    log = output / "logs" / f"{stage.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    write_record(output, record)
-    start = time.time()
-    code = run_and_log(command, log)
-    begun["seconds"] += round(time.time() - start, 1)
-    write_record(output, record)
-    if code or not stage.result.exists():
-        raise RuntimeError(
-            f"Stage {stage.name} failed (exit code {code}). Its log: {log}\n"
-            "The same command again goes on from here."
-        )
-
-
-def run_and_log(command, log):
-    """Runs a command in this folder; shows and keeps what it prints.
-
-    Arguments
-    ---------
-    command : list
-        Program and arguments.
-    log : Path
-        File to add to.
-
-    Returns
-    -------
-    int
-        The exit code.
-    """
-    with (
-        open(log, "ab") as file,
-        subprocess.Popen(
-            command,
-            cwd=RECIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=_die_with_parent,
-        ) as process,
-    ):
-        while part := process.stdout.read1():
-            file.write(part)
-            sys.stdout.buffer.write(part)
-            sys.stdout.flush()
-    return process.returncode
-
-
-def _die_with_parent():
-    """Else a killed run would leave a stage at work, beside the next run's."""
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-
-
-def read_record(output):
-    """What was run in an output folder."""
-    path = output / RECORD
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def write_record(output, record):
-    """Writes what was run, whole or not at all."""
-    with replacing(output / RECORD) as temporary:
-        temporary.write_text(json.dumps(record, indent=2))
 
 
 def summarise(stages, record):
@@ -430,6 +287,7 @@ def run(args, output):
     for name, place in (
         ("Test report and plots", output / "finetune_pseudo" / "test"),
         ("Report on pseudo-labels", output / "pseudo_label" / "round_1"),
+        ("Evaluation, for a browser", output / "evaluate" / "report.html"),
     ):
         if place.exists():
             print(f"{name}: {place}")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from run_all import RECIPE, Stage, choose, main
+from run_all import choose, main
+from stages import RECIPE, Stage
 
 TINY = """
 prepare_cas:
@@ -23,6 +24,7 @@ finetune_pseudo: *tiny
 baseline: &narrow {se_channels: [8, 16], n_heads: 2, d_ffn: 16}
 finetune_se_trans: *narrow
 pseudo_label: {num_workers: 0}
+evaluate: {seeds: [1], hardest: 1}
 """
 STAGES = [
     "prepare_pretraining",
@@ -34,6 +36,7 @@ STAGES = [
     "finetune_se_trans",
     "pseudo_label",
     "finetune_pseudo",
+    "evaluate",
 ]
 
 
@@ -93,13 +96,15 @@ def test_killed_in_each_stage_it_ends_with_all_complete(world, tmp_path):
     trained = table["valid"].notna()
     assert trained.sum() == 5  # pre-training has no validation clips
     assert "Macro accuracy in per cent" in text
-    for name in STAGES[2:7] + STAGES[8:]:
+    for name in STAGES[2:7] + STAGES[8:9]:
         assert (output / name / "model" / "model.safetensors").exists()
         log = (output / name / "train_log.txt").read_text()
         epochs = [line.split(",")[0] for line in log.splitlines()]
         assert epochs[:2] == ["epoch: 1", "epoch: 2"]
         summary = json.loads((output / name / "summary.json").read_text())
         assert set(summary) == {"scores", "seconds"}
+
+    assert (output / "evaluate" / "report.html").exists()
 
     # Once more: nothing is left to do.
     process = begin(output, world, settings)

@@ -1,0 +1,111 @@
+"""Valid-Easy and Valid-Hard: which clips sound like the evaluation set.
+
+Source: ASCMamba paper, section 4.1: "the statistical distribution of each
+audio feature, such as the mean and variance" of the log-mel features of a clip
+is compared to the evaluation set's by cosine similarity; clips above 0.9 are
+Valid-Hard, the others Valid-Easy.
+
+The paper leaves open: over what mean and variance are taken, how the two are
+scaled to each other, and what stands for the evaluation set.  Here they are
+taken over time, for each mel band, which makes 2 x n_mels numbers a clip, and
+the similarity comes in two kinds:
+
+- ``mean``, the paper to the letter: the raw statistics against their mean over
+  the evaluation clips.  Levels lie tens of dB under full scale in any clip, so
+  that the means alone are nearly all alike: between two random halves of the
+  demo world's clips 99 % are above 0.9, of ESC-10's ten kinds of sound 70 %.
+  With the variances, in dB squared, they are 74 % and 39 %, and what the
+  recorder's gain was decides: 20 dB less, in all clips, make 92 % of the 74 %.
+- ``nearest``, ours: every statistic is standardised by its mean and deviation
+  over the evaluation clips, and a clip's similarity is the largest with any of
+  these.  It asks whether the evaluation set has such a clip; a common gain does
+  not matter.  30 % of the demo's clips are above 0.9, of ESC-10's 68 %.
+  (Against their mean nothing could be told: once standardised, it is zero.)
+"""
+
+import numpy as np
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.preprocessing import StandardScaler
+
+KINDS = ("nearest", "mean")
+
+
+def clip_statistics(features):
+    """Mean and variance of each band over time.
+
+    Arguments
+    ---------
+    features : array-like
+        Log-mel features of a clip (time, n_mels) in dB.
+
+    Returns
+    -------
+    numpy.ndarray
+        The means in dB, then the variances (2 x n_mels), float64.
+
+    Example
+    -------
+    >>> clip_statistics([[-10.0, -30.0], [-20.0, -30.0]])
+    array([-15., -30.,  25.,   0.])
+    """
+    features = np.asarray(features, dtype=np.float64)
+    return np.concatenate([features.mean(0), features.var(0)])
+
+
+def similarity(clips, evaluation, kind="nearest", same=None):
+    """Cosine similarity of clips to the evaluation set.
+
+    Arguments
+    ---------
+    clips, evaluation : array-like
+        Rows of :func:`clip_statistics` (clips, 2 x n_mels).
+    kind : str
+        "nearest" or "mean", see the top of this file.
+    same : array-like, optional
+        (clips, evaluation clips), true where the two are one clip, which is
+        then not compared with itself; for the kind "nearest".
+
+    Returns
+    -------
+    numpy.ndarray
+        From -1 to 1 (clips), never NaN: zero, if just one of two clips is at
+        zero, where it has no direction; one, if both are.
+
+    Raises
+    ------
+    ValueError
+        For another kind, or if there are no evaluation clips to compare with.
+
+    Example
+    -------
+    >>> clips = np.array([[-40.0, -60.0, 9.0, 16.0], [-20.0, -30.0, 4.0, 4.0]])
+    >>> similarity(clips, clips, "mean").round(3)
+    array([0.999, 0.997])
+    >>> similarity(clips, clips, same=np.eye(2)).round(3)
+    array([-1., -1.])
+    """
+    if kind not in KINDS:
+        raise ValueError(
+            f"no similarity '{kind}'; choose from {', '.join(KINDS)}"
+        )
+    clips = np.asarray(clips, dtype=np.float64)
+    evaluation = np.asarray(evaluation, dtype=np.float64)
+    if kind == "mean":
+        return _cosine(clips, evaluation.mean(0, keepdims=True))[:, 0]
+    # Bands that are constant are left at zero.
+    scaler = StandardScaler().fit(evaluation)
+    pairs = _cosine(scaler.transform(clips), scaler.transform(evaluation))
+    if same is not None:
+        pairs = np.where(np.asarray(same, bool), -np.inf, pairs)
+    nearest = pairs.max(1)
+    if np.isneginf(nearest).any():
+        raise ValueError(
+            "the evaluation set has no other clip than the one to be compared"
+        )
+    return nearest
+
+
+def _cosine(first, second):
+    found = cosine_similarity(first, second)
+    at_zero = ~first.any(1)[:, None] & ~second.any(1)[None, :]
+    return np.where(at_zero, 1.0, found.clip(-1, 1))

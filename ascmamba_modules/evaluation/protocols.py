@@ -1,0 +1,398 @@
+"""The protocols by which models are compared, as rows of one long table.
+
+Each function returns a :class:`pandas.DataFrame` with the columns ``COLUMNS``:
+one number a row.  ``seed`` is that of a random protocol, and empty elsewhere
+and in the row of the mean over all seeds.  ``lower`` and ``upper`` are the 95 %
+bootstrap interval by session, or, in the row of a mean over seeds, one standard
+deviation around it; they are empty where there is neither.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from ascmamba_modules.audit import look_up
+from ascmamba_modules.evaluation.bootstrap import (
+    interval_by_session,
+    paired_test,
+)
+from ascmamba_modules.evaluation.calibration import (
+    clip_losses,
+    expected_calibration_error,
+    scale_by_session,
+)
+from ascmamba_modules.evaluation.place_and_time import hide_place_and_time
+from ascmamba_modules.evaluation.scores import macro_accuracy, per_class_table
+from ascmamba_modules.sessions import find_sessions
+
+COLUMNS = (
+    "model",
+    "protocol",
+    "condition",
+    "seed",
+    "metric",
+    "value",
+    "lower",
+    "upper",
+    "clips",
+)
+LOOK_UP = "look-up of place and time"
+
+
+@dataclass(frozen=True)
+class ScoredClips:
+    """Labelled clips to score models on.
+
+    Arguments
+    ---------
+    table : pandas.DataFrame
+        Manifest rows, all labelled.
+    classes : list
+        Names of the classes, in the order of the models' posteriors.
+    resamples : int
+        Draws of the bootstrap.
+    """
+
+    table: pd.DataFrame
+    classes: list
+    resamples: int = 1000
+
+    @cached_property
+    def targets(self):
+        """Class indices (clips)."""
+        index = {name: number for number, name in enumerate(self.classes)}
+        return self.table["scene_label"].map(index).to_numpy(int)
+
+    @cached_property
+    def sessions(self):
+        """Recording session of each clip."""
+        return find_sessions(self.table).to_numpy()
+
+    def take(self, chosen):
+        """Those of the clips that are chosen, by a mask (clips)."""
+        return ScoredClips(self.table[chosen], self.classes, self.resamples)
+
+    def interval(self, values, macro):
+        """Bootstrap interval of a mean, of the classes' means if macro."""
+        targets = self.targets if macro else None
+        return interval_by_session(
+            values, self.sessions, targets, resamples=self.resamples
+        )
+
+    def macro_accuracy(self, predictions):
+        """Macro accuracy of predicted indices, as a row."""
+        right = predictions == self.targets
+        return {
+            "metric": "macro_accuracy",
+            "value": macro_accuracy(self.targets, predictions),
+            **_ends(self.interval(right, macro=True)),
+            "clips": len(right),
+        }
+
+    def scores(self, log_posteriors):
+        """Scores of a model's answers, as rows: macro accuracy, accuracy,
+        log-loss and expected calibration error."""
+        n = len(self.targets)
+        predictions = log_posteriors.argmax(1)
+        right = predictions == self.targets
+        losses = clip_losses(self.targets, log_posteriors)
+        error = expected_calibration_error(self.targets, log_posteriors)
+        return [
+            self.macro_accuracy(predictions),
+            {
+                "metric": "accuracy",
+                "value": right.mean(),
+                **_ends(self.interval(right, macro=False)),
+                "clips": n,
+            },
+            {
+                "metric": "log_loss",
+                "value": losses.mean(),
+                **_ends(self.interval(losses, macro=False)),
+                "clips": n,
+            },
+            {
+                "metric": "expected_calibration_error",
+                "value": error,
+                "clips": n,
+            },
+        ]
+
+    def recalls(self, log_posteriors):
+        """Recall of each class, as rows; of a class without clips NaN."""
+        table = per_class_table(
+            self.targets, log_posteriors.argmax(1), self.classes
+        ).loc[self.classes]
+        return [
+            {
+                "metric": f"recall {name}",
+                "value": row["recall"],
+                "clips": int(row["clips"]),
+            }
+            for name, row in table.iterrows()
+        ]
+
+
+def _ends(interval):
+    return dict(zip(("lower", "upper"), interval))
+
+
+def _rows(rows, model, protocol, condition, seed=None):
+    head = {"model": model, "protocol": protocol, "condition": condition}
+    return [{**head, "seed": seed, **row} for row in rows]
+
+
+def _frame(rows):
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def score_all(models, clips, protocol="all clips"):
+    """Scores and recalls of all clips as they are.
+
+    Arguments
+    ---------
+    models : dict
+        :class:`~ascmamba_modules.evaluation.answers.Answers` by name.
+    clips : ScoredClips
+        The clips.
+    protocol : str
+        What to call it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        See the top of this file.
+    """
+    parts = np.full(len(clips.table), protocol)
+    return score_parts(models, clips, protocol, parts, [protocol])
+
+
+def score_parts(models, clips, protocol, parts, conditions):
+    """Scores and recalls of parts of the clips, each by itself.
+
+    Arguments
+    ---------
+    models, clips, protocol
+        As for :func:`score_all`.
+    parts : array-like
+        Name of the part that each clip is in.
+    conditions : iterable
+        The parts, in order; those without clips are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        See the top of this file.
+    """
+    rows = []
+    for condition in conditions:
+        chosen = np.asarray(parts) == condition
+        if not chosen.any():
+            continue
+        part = clips.take(chosen)
+        for name, answers in models.items():
+            found = answers.log_posteriors(part.table)
+            scores = part.scores(found) + part.recalls(found)
+            rows += _rows(scores, name, protocol, condition)
+    return _frame(rows)
+
+
+def score_look_up(training, clips, protocol, parts, conditions):
+    """What place and time alone score, by :func:`~ascmamba_modules.audit
+    .look_up`, on parts of the clips.
+
+    Arguments
+    ---------
+    training : pandas.DataFrame
+        Labelled training clips.
+    clips, protocol, parts, conditions
+        As for :func:`score_parts`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        See the top of this file.
+    """
+    index = {name: number for number, name in enumerate(clips.classes)}
+    # A class that the models do not know is never right.
+    found = pd.Series(look_up(training, clips.table)).map(index)
+    predictions = found.fillna(-1).to_numpy(int)
+    rows = []
+    for condition in conditions:
+        chosen = np.asarray(parts) == condition
+        if chosen.any():
+            score = clips.take(chosen).macro_accuracy(predictions[chosen])
+            rows += _rows([score], LOOK_UP, protocol, condition)
+    return _frame(rows)
+
+
+def score_context(models, clips, protocol="audio and metadata"):
+    """Scores with both audio and place and time, and with either alone.
+
+    Arguments
+    ---------
+    models, clips, protocol
+        As for :func:`score_all`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        See the top of this file.  Conditions: "both"; "audio only", place
+        and time unknown; "metadata only", the audio replaced by the training
+        set's mean, see :class:`~ascmamba_modules.evaluation.answers.Answers`.
+        Of a model that takes no place and time "audio only" alone.
+    """
+    hidden = hide_place_and_time(clips.table)
+    rows = []
+    for name, answers in models.items():
+        found = {"audio only": answers.log_posteriors(hidden)}
+        if answers.uses_context:
+            found = {
+                "both": answers.log_posteriors(clips.table),
+                **found,
+                "metadata only": answers.log_posteriors(
+                    clips.table, hide_audio=True
+                ),
+            }
+        for condition, log_posteriors in found.items():
+            scores = clips.scores(log_posteriors)
+            rows += _rows(scores, name, protocol, condition)
+    return _frame(rows)
+
+
+def score_changed(models, clips, protocol, shares, seeds, change):
+    """Macro accuracy after a random change to a share of the clips.
+
+    Arguments
+    ---------
+    models, clips, protocol
+        As for :func:`score_all`.
+    shares : list
+        Shares of the clips, 0 to 1; the clips as they are come first, as
+        share 0.
+    seeds : list
+        Seeds of the changes.
+    change : callable
+        ``change(table, share, seed)`` returns the changed table.
+
+    Returns
+    -------
+    pandas.DataFrame
+        See the top of this file; conditions are shares as text, "5 %".
+    """
+    rows = []
+    for share in sorted({0.0, *shares}):
+        scores = {name: [] for name in models}
+        for seed in seeds if share else [None]:
+            table = change(clips.table, share, seed) if share else clips.table
+            for name, answers in models.items():
+                found = answers.log_posteriors(table).argmax(1)
+                scores[name].append(macro_accuracy(clips.targets, found))
+        for name, values in scores.items():
+            parts = [
+                {"metric": "macro_accuracy", "value": v, "seed": s}
+                for v, s in zip(values, seeds if share else [])
+            ]
+            mean, spread = np.mean(values), np.std(values)
+            parts.append(
+                {
+                    "metric": "macro_accuracy",
+                    "value": mean,
+                    "lower": mean - spread,
+                    "upper": mean + spread,
+                }
+            )
+            rows += [
+                {**row, "clips": len(clips.table)}
+                for row in _rows(parts, name, protocol, f"{100 * share:g} %")
+            ]
+    return _frame(rows)
+
+
+def score_calibration(models, clips, protocol="calibration"):
+    """Log-loss and calibration error before and after temperature scaling.
+
+    Arguments
+    ---------
+    models, clips, protocol
+        As for :func:`score_all`.
+
+    Returns
+    -------
+    frame : pandas.DataFrame
+        See the top of this file.  Conditions: "as trained" and "temperature
+        scaled", fitted by
+        :func:`~ascmamba_modules.evaluation.calibration.scale_by_session`; the
+        metric ``temperature`` is the mean of the parts', with the least and
+        the largest as lower and upper.
+    scaled : dict
+        The scaled log-posteriors by model.
+    """
+    rows, scaled = [], {}
+    for name, answers in models.items():
+        found = answers.log_posteriors(clips.table)
+        scaled[name], temperatures = scale_by_session(
+            clips.targets, found, clips.sessions
+        )
+        for condition, given in (
+            ("as trained", found),
+            ("temperature scaled", scaled[name]),
+        ):
+            scores = [
+                score
+                for score in clips.scores(given)
+                if score["metric"] in ("log_loss", "expected_calibration_error")
+            ]
+            rows += _rows(scores, name, protocol, condition)
+        temperature = {
+            "metric": "temperature",
+            "value": temperatures.mean(),
+            "lower": temperatures.min(),
+            "upper": temperatures.max(),
+            "clips": len(clips.table),
+        }
+        rows += _rows([temperature], name, protocol, "temperature scaled")
+    return _frame(rows), scaled
+
+
+def compare_pairs(models, clips, protocol="paired test"):
+    """Differences in macro accuracy of all pairs of models, and their tests.
+
+    Arguments
+    ---------
+    models, clips, protocol
+        As for :func:`score_all`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        See the top of this file; the condition names the two models.  The
+        p-values, by :func:`~ascmamba_modules.evaluation.bootstrap
+        .paired_test`, are each pair's own, not corrected for their number.
+    """
+    right = {
+        name: answers.log_posteriors(clips.table).argmax(1) == clips.targets
+        for name, answers in models.items()
+    }
+    rows = []
+    for first, second in combinations(models, 2):
+        a, b = right[first].astype(float), right[second].astype(float)
+        difference, p_value = paired_test(a, b, clips.sessions, clips.targets)
+        rows += _rows(
+            [
+                {
+                    "metric": "macro_accuracy difference",
+                    "value": difference,
+                    **_ends(clips.interval(a - b, macro=True)),
+                    "clips": len(a),
+                },
+                {"metric": "p_value", "value": p_value, "clips": len(a)},
+            ],
+            first,
+            protocol,
+            f"against {second}",
+        )
+    return _frame(rows)

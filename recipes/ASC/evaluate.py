@@ -1,0 +1,514 @@
+#!/usr/bin/env python3
+"""Scores trained models on a manifest, and writes a report.
+
+    python evaluate.py hparams/evaluate.yaml --manifest cas.csv \\
+        --models "{with: results/finetune/1986, without: results/without/1986}"
+
+Leaves in its output folder ``report.html``, ``results.csv``, ``predictions/``
+and ``plots/``.  Settings of the YAML file can be overridden on the command
+line; SpeechBrain's run options (--device, --precision) work as in training.
+"""
+
+import copy
+import re
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml
+from pseudo_label import load_annotator
+from ruamel.yaml.error import YAMLError
+from speechbrain.utils.logger import get_logger
+from train import check_stage
+
+from ascmamba_modules.evaluation.answers import Answers, classes_of
+from ascmamba_modules.evaluation.conditions import (
+    CONDITIONS,
+    UNKNOWN,
+    find_conditions,
+)
+from ascmamba_modules.evaluation.difficulty import (
+    KINDS,
+    clip_statistics,
+    similarity,
+)
+from ascmamba_modules.evaluation.embedding_map import FEWEST
+from ascmamba_modules.evaluation.evaluation_report import (
+    EvaluationReport,
+    summarise,
+)
+from ascmamba_modules.evaluation.place_and_time import (
+    move_to_unseen,
+    shuffle_place_and_time,
+)
+from ascmamba_modules.evaluation.protocols import (
+    ScoredClips,
+    compare_pairs,
+    score_all,
+    score_calibration,
+    score_changed,
+    score_context,
+    score_look_up,
+    score_parts,
+)
+from ascmamba_modules.evaluation.training_report import prediction_table
+from ascmamba_modules.feature_cache import FeatureCache
+from ascmamba_modules.files import write_csv
+from ascmamba_modules.manifest import (
+    ManifestError,
+    read_manifest,
+    unusable_files,
+)
+from ascmamba_modules.sessions import find_places
+
+logger = get_logger(__name__)
+
+RESULTS = "results.csv"
+# They become names of files.
+_MODEL_NAME = re.compile(r"[\w+=-][\w .+=-]*")
+
+
+def load_hparams(hparams_file, overrides):
+    """Loads the YAML file; exits with one line if it cannot be used."""
+    try:
+        with open(hparams_file, encoding="utf-8") as file:
+            hparams = load_hyperpyyaml(file, overrides)
+        check_hparams(hparams)
+        return hparams
+    except (OSError, KeyError, ValueError, TypeError, YAMLError) as error:
+        sys.exit(f"{hparams_file}: {error}")
+
+
+def check_hparams(hparams):
+    """Raises an error for settings that would fail after the inference."""
+    models = hparams["models"]
+    if not isinstance(models, dict) or not models:
+        raise ValueError(
+            f'models must be names with folders, got {models}: --models "{{'
+            'first: results/finetune/1986}"'
+        )
+    for name in models:
+        if not _MODEL_NAME.fullmatch(str(name)):
+            raise ValueError(
+                f"models: the name '{name}' is to be part of file names: "
+                "use letters, digits, spaces and . _ + = -"
+            )
+    if hparams["similarity"] not in KINDS:
+        raise ValueError(
+            f"similarity must be {' or '.join(KINDS)}, got "
+            f"{hparams['similarity']}"
+        )
+    for name in ("threshold", "resamples", "hardest", "batch_size"):
+        if not isinstance(hparams[name], (int, float)):
+            raise ValueError(f"{name} must be a number, got {hparams[name]}")
+    for name in ("shares", "seeds"):
+        if not isinstance(hparams[name], list) or not hparams[name]:
+            raise ValueError(f"{name} must be a list, got {hparams[name]}")
+    for share in hparams["shares"]:
+        if not 0 < share <= 1:
+            raise ValueError(f"shares must be over 0 and up to 1, got {share}")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What models are scored on.
+
+    Arguments
+    ---------
+    clips : ScoredClips
+        The clips.
+    training : pandas.DataFrame or None
+        Labelled training clips.
+    evaluation : pandas.DataFrame or None
+        Clips of the evaluation set.
+    places : list
+        Unseen places to put in for the clips' own; may be empty.
+    """
+
+    clips: ScoredClips
+    training: pd.DataFrame | None
+    evaluation: pd.DataFrame | None
+    places: list
+
+
+class Notes(list):
+    """What the reader must know; each is logged as it comes."""
+
+    def add(self, text, *values):
+        """Adds a text with values, as a logger takes them."""
+        self.append(text % values)
+        logger.info(text, *values)
+
+
+def rows_of_split(path, split):
+    """Rows of a split of a manifest; exits if there are none."""
+    try:
+        table = read_manifest(path)
+        rows = table[table["split"] == split]
+        if rows.empty:
+            present = sorted(set(table["split"]) - {""})
+            raise ManifestError(
+                path,
+                [
+                    f"no rows of split '{split}' (splits in the file: "
+                    f"{', '.join(present) or 'none'})"
+                ],
+            )
+        return rows
+    except ManifestError as error:
+        sys.exit(f"{error}")
+
+
+def load_scored(hparams):
+    """The rows of the split to score; exits if none has a label."""
+    path, split = hparams["manifest"], hparams["split"]
+    rows = rows_of_split(path, split)
+    if not (rows["scene_label"] != "").any():
+        sys.exit(
+            f"{path}: all {len(rows)} rows of split '{split}' are unlabelled; "
+            "scores need labels: choose another --split"
+        )
+    return rows
+
+
+def load_training(hparams):
+    """The labelled training clips; None if there are none."""
+    path = hparams["training_manifest"] or hparams["manifest"]
+    try:
+        table = read_manifest(path)
+    except ManifestError as error:
+        sys.exit(f"{error}")
+    training = table[(table["split"] == "train") & (table["scene_label"] != "")]
+    if training.empty and hparams["training_manifest"]:
+        sys.exit(f"{path}: no labelled rows of split 'train'")
+    return None if training.empty else training
+
+
+def load_evaluation(hparams):
+    """The clips of the evaluation set, None if there is none."""
+    if not hparams["evaluation_manifest"]:
+        return None
+    return rows_of_split(
+        hparams["evaluation_manifest"], hparams["evaluation_split"]
+    )
+
+
+def check_files(hparams, **tables):
+    """Exits if audio files cannot be used."""
+    for name, table in tables.items():
+        if table is not None and (problems := unusable_files(table)):
+            sys.exit(f"{ManifestError(hparams[name], problems)}")
+
+
+def load_models(hparams, run_opts):
+    """Loads the models; exits if one cannot be."""
+    try:
+        return {
+            str(name): load_annotator(folder, run_opts)
+            for name, folder in hparams["models"].items()
+        }
+    except (OSError, ValueError) as error:
+        sys.exit(f"models: {error}")
+
+
+def check_classes(classifiers, table, path):
+    """The classes; exits if models or manifest differ in them."""
+    (first, classes), *others = (
+        (name, classes_of(model)) for name, model in classifiers.items()
+    )
+    for name, own in others:
+        if set(own) != set(classes):
+            sys.exit(
+                f"models: {name} knows other classes ({', '.join(own)}) than "
+                f"{first} ({', '.join(classes)}): evaluate them apart"
+            )
+    unknown = sorted(set(table["scene_label"]) - set(classes))
+    if unknown:
+        sys.exit(
+            f"{path}: labels {', '.join(unknown)} are not among the classes "
+            f"of the models ({', '.join(classes)})"
+        )
+    return classes
+
+
+def make_caches(hparams, classifiers, scored, evaluation, folder):
+    """Computes features, once in each setting.
+
+    Returns
+    -------
+    dict
+        The cache of each model.
+    FeatureCache
+        That of the settings' own features, with the evaluation clips.
+    """
+    caches = {}
+
+    def cache_of(features, audio_normalizer):
+        # Computed on the CPU, wherever the model is.
+        features = copy.deepcopy(features).cpu()
+        cache = FeatureCache(
+            folder, features, audio_normalizer, dtype=hparams["cache_dtype"]
+        )
+        return caches.setdefault(cache.folder, cache)
+
+    own = cache_of(hparams["features"], hparams["audio_normalizer"])
+    of_models = {
+        name: cache_of(model.mods.features, model.audio_normalizer)
+        for name, model in classifiers.items()
+    }
+    for cache in caches.values():
+        wavs = list(scored["wav"])
+        if cache is own and evaluation is not None:
+            wavs += list(evaluation["wav"])
+        cache.build(wavs, hparams["num_workers"])
+    return of_models, own
+
+
+def note_clips(rows, split, clips, notes):
+    """Says what is scored and what there is too little of."""
+    n_sessions = len(set(clips.sessions))
+    notes.add(
+        "%d clips of split '%s' are scored; sessions: %d.",
+        *(len(clips.table), split, n_sessions),
+    )
+    unlabelled = rows[rows["scene_label"] == ""]
+    if len(unlabelled):
+        notes.add(
+            "%d rows of the split have no label and are not scored (the "
+            "first: line %d, ID %s).",
+            *(len(unlabelled), *unlabelled.iloc[0][["line", "ID"]]),
+        )
+    absent = [
+        name
+        for number, name in enumerate(clips.classes)
+        if number not in clips.targets
+    ]
+    if absent:
+        notes.add(
+            "No clips of %s: macro accuracy is over the others (%d).",
+            *(", ".join(absent), len(clips.classes) - len(absent)),
+        )
+    if n_sessions == 1:
+        notes.add("One session has no intervals, tests and temperature.")
+
+
+def measure_similarities(clips, evaluation, cache):
+    """Similarity of each clip to the evaluation set, by kind; exits if there
+    is nothing to compare with."""
+
+    def statistics(table):
+        return np.stack([clip_statistics(cache.load(w)) for w in table["wav"]])
+
+    own, others = statistics(clips.table), statistics(evaluation)
+    same = np.equal.outer(
+        clips.table["wav"].to_numpy(), evaluation["wav"].to_numpy()
+    )
+    try:
+        return {kind: similarity(own, others, kind, same) for kind in KINDS}
+    except ValueError as error:
+        sys.exit(f"evaluation_manifest: {error}")
+
+
+def find_unseen_places(hparams, scored, training, evaluation):
+    """Places to put in for those of the clips; none if there are none.  Exits
+    if one that is named is not new."""
+    seen = [scored, *([] if training is None else [training])]
+    seen = set().union(*(find_places(table) for table in seen))
+    if hparams["unseen_places"]:
+        known = sorted(seen & set(hparams["unseen_places"]))
+        if known:
+            sys.exit(
+                f"unseen_places: {', '.join(known)} are in the training or "
+                "the scored clips"
+            )
+        return list(hparams["unseen_places"])
+    places = set() if evaluation is None else set(find_places(evaluation))
+    return sorted(places - seen - {""})
+
+
+def choose_changed(clips, parts, shares, notes):
+    """The clips whose place and time are changed: Valid-Hard, or all."""
+    changed, text = clips, "all"
+    if parts is not None:
+        is_hard = parts == "Valid-Hard"
+        if is_hard.sum() < 2:
+            notes.add("Valid-Hard has %d clips.", is_hard.sum())
+        else:
+            changed, text = clips.take(is_hard), "Valid-Hard"
+    n = len(changed.table)
+    notes.add("Place and time are changed on %s, %d clips.", text, n)
+    if idle := [share for share in shares if round(share * n) < 2]:
+        notes.add(
+            "%g %% of them are less than two clips, which exchange nothing.",
+            100 * max(idle),
+        )
+    return changed
+
+
+def run_protocols(hparams, models, material, cache, notes):
+    """Runs all protocols that there is the data for.
+
+    Returns
+    -------
+    results : pandas.DataFrame
+        See :mod:`ascmamba_modules.evaluation.protocols`.
+    similarities : dict
+        See :func:`measure_similarities`; None without evaluation set.
+    scaled : dict
+        Log-posteriors after temperature scaling, by model.
+    """
+    clips, training = material.clips, material.training
+    evaluation, places = material.evaluation, material.places
+    results = [score_all(models, clips), score_context(models, clips)]
+    everything = np.full(len(clips.table), "metadata only")
+    if training is not None:
+        look_up = partial(score_look_up, training, clips)
+        results.append(
+            look_up("audio and metadata", everything, ["metadata only"])
+        )
+
+    similarities = parts = None
+    if evaluation is None:
+        notes.add(
+            "No Valid-Easy and Valid-Hard: they need --evaluation_manifest."
+        )
+    else:
+        similarities = measure_similarities(clips, evaluation, cache)
+        is_hard = similarities[hparams["similarity"]] > hparams["threshold"]
+        parts = np.where(is_hard, "Valid-Hard", "Valid-Easy")
+        results.append(
+            score_parts(
+                models, clips, "difficulty", parts, ["Valid-Easy", "Valid-Hard"]
+            )
+        )
+
+    changed = choose_changed(clips, parts, hparams["shares"], notes)
+    changes = {"shuffled place and time": shuffle_place_and_time}
+    if not places:
+        notes.add(
+            "No places are put in for the clips' own: the evaluation set has "
+            "none that are new; name some by --unseen_places."
+        )
+    else:
+        notes.add("Places put in: %s.", ", ".join(places))
+        changes["unseen places"] = lambda table, share, seed: move_to_unseen(
+            table, places, share, seed
+        )
+    for protocol, change in changes.items():
+        random = hparams["shares"], hparams["seeds"], change
+        results.append(score_changed(models, changed, protocol, *random))
+
+    if training is None:
+        notes.add(
+            "Nothing on seen and unseen sessions: no labelled rows of split "
+            "'train'; name them by --training_manifest."
+        )
+    else:
+        conditions = find_conditions(training, clips.table)
+        steps = conditions, [*CONDITIONS, UNKNOWN]
+        results.append(score_parts(models, clips, "seen in training", *steps))
+        results.append(look_up("seen in training", *steps))
+
+    scaled = {}
+    if len(set(clips.sessions)) > 1:
+        frame, scaled = score_calibration(models, clips)
+        results += [frame, compare_pairs(models, clips)]
+    results = [frame for frame in results if len(frame)]
+    return pd.concat(results, ignore_index=True), similarities, scaled
+
+
+def write_predictions(folder, models, clips):
+    """Writes a row a clip with its posteriors, a file a model."""
+    for name, answers in models.items():
+        table = prediction_table(
+            clips.table["ID"],
+            clips.targets,
+            answers.log_posteriors(clips.table),
+            clips.classes,
+        )
+        write_csv(table, folder / f"{name}.csv")
+
+
+def write_all(hparams, models, clips, cache, found, notes):
+    """Writes results, predictions, plots and page; prints the summary."""
+    results, similarities, scaled = found
+    output = Path(hparams["output_folder"])
+    for name in ("predictions", "plots"):  # of an earlier run
+        shutil.rmtree(output / name, ignore_errors=True)
+    write_csv(results, output / RESULTS)
+    write_predictions(output / "predictions", models, clips)
+    summary = summarise(results)
+    report = EvaluationReport(output, results, models, clips)
+    report.add_overview(summary, notes)
+    report.add_classes()
+    report.add_place_and_time("")
+    if similarities is not None:
+        report.add_difficulty(
+            similarities, hparams["similarity"], hparams["threshold"]
+        )
+    if (results["protocol"] == "seen in training").any():
+        report.add_conditions()
+    report.add_calibration(scaled)
+    if len(clips.table) >= FEWEST:
+        report.add_maps()
+    report.add_hardest(cache, hparams["hardest"])
+    path = report.write("Evaluation")
+    print(f"\n{summary.to_string(index=False)}")
+    print(f"\nReport: {path}\nResults: {output / RESULTS}")
+
+
+def evaluate(hparams_file, run_opts, overrides):
+    """Runs the evaluation."""
+    start = time.perf_counter()
+    hparams = load_hparams(hparams_file, overrides)
+    check_stage(hparams)
+    rows = load_scored(hparams)
+    scored = rows[rows["scene_label"] != ""]
+    training = load_training(hparams)
+    evaluation = load_evaluation(hparams)
+    places = find_unseen_places(hparams, scored, training, evaluation)
+    check_files(hparams, manifest=scored, evaluation_manifest=evaluation)
+    classifiers = load_models(hparams, run_opts)
+    classes = check_classes(classifiers, scored, hparams["manifest"])
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    notes = Notes()
+    clips = ScoredClips(scored, classes, hparams["resamples"])
+    material = Material(clips, training, evaluation, places)
+    note_clips(rows, hparams["split"], clips, notes)
+    with ExitStack() as stack:
+        folder = hparams["feature_cache"] or stack.enter_context(
+            tempfile.TemporaryDirectory()
+        )
+        caches, cache = make_caches(
+            hparams, classifiers, scored, evaluation, folder
+        )
+        models = {
+            name: Answers(model, caches[name], classes, hparams["batch_size"])
+            for name, model in classifiers.items()
+        }
+        device = next(iter(classifiers.values())).device
+        logger.info("Models: %s; device: %s", ", ".join(models), device)
+        found = run_protocols(hparams, models, material, cache, notes)
+        write_all(hparams, models, clips, cache, found, notes)
+    logger.info("Evaluated in %.0f s", time.perf_counter() - start)
+
+
+def main(arguments):
+    """Runs from the command line."""
+    evaluate(*sb.parse_arguments(arguments))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

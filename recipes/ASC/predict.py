@@ -1,0 +1,257 @@
+#!/usr/bin/env python3
+"""Labels the challenge's evaluation clips: the file to hand in.
+
+    python predict.py results/finetune_pseudo/1986 --manifest cas.csv \\
+        --metadata metadata/APSIPA2025_GC_ASC_eval_metadata.csv \\
+        --output submission.csv
+
+Writes the evaluation metadata with scene_label filled in: the same columns
+(filename, location, record_time, scene_label) and rows in the same order.
+Beside it, in submission_posteriors.csv, stand the posteriors of each clip.
+
+Known of the form: the organisers' baseline writes its answers this way
+(test.py of https://github.com/JishengBai/APSIPA2025GC-ASC: UTF-8, commas, no
+byte-order mark), with the names of the ten scenes as in the development set.
+Assumed: that teams hand in the same.  Rules on the file's name, or on more
+than one file, were not found in public; see the organisers' call.
+
+Audio, place and time of each clip are those of the manifest, whose ID is the
+metadata's filename, as prepare_cas.py writes it; its labels are not looked at.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from corpus import check_output, run_command
+from prepare_cas import SCENES, read_metadata
+from pseudo_label import load_annotator
+from speechbrain.dataio.dataloader import make_dataloader
+from tqdm.auto import tqdm
+
+from ascmamba_modules.evaluation.answers import classes_of
+from ascmamba_modules.files import write_csv
+from ascmamba_modules.manifest import (
+    ManifestError,
+    make_dataset,
+    read_manifest,
+    unusable_files,
+)
+
+COLUMNS = ["filename", "location", "record_time", "scene_label"]
+
+
+def find_clips(metadata, manifest):
+    """Finds the manifest's rows of the clips to label.
+
+    Arguments
+    ---------
+    metadata : str or Path
+        The organisers' CSV file of the evaluation set.
+    manifest : str or Path
+        Manifest with these clips, and perhaps others.
+
+    Returns
+    -------
+    wanted : pandas.DataFrame
+        Rows of the metadata, see :func:`prepare_cas.read_metadata`.
+    clips : pandas.DataFrame
+        The manifest's row of each, in the same order.
+
+    Raises
+    ------
+    ManifestError
+        For files that cannot be used, clips that come twice, are labelled
+        already, or are missing in the manifest, and unusable audio.
+    """
+    wanted = read_metadata(metadata)
+    labelled = wanted[wanted["scene_label"] != ""]
+    if wanted.empty or len(labelled):
+        problem = "there are no clips"
+        if len(labelled):
+            problem = (
+                f"{len(labelled)} of {len(wanted)} clips have a label, first "
+                f"on line {labelled['line'].iloc[0]}"
+            )
+        raise ManifestError(
+            metadata,
+            [f"{problem}; pass --metadata the evaluation set's file"],
+        )
+    table = read_manifest(manifest)
+    missing = wanted[~wanted["filename"].isin(table["ID"])]
+    if len(missing):
+        raise ManifestError(
+            manifest,
+            [
+                f"{row.filename} (line {row.line} of {metadata}) is missing; "
+                "every clip needs an answer: prepare the evaluation set, and "
+                "see *_problems.csv for what was left out"
+                for row in missing.itertuples()
+            ],
+        )
+    clips = table.set_index("ID", drop=False).loc[wanted["filename"]]
+    if problems := unusable_files(clips):
+        raise ManifestError(manifest, problems)
+    return wanted, clips.rename_axis(None)
+
+
+def load_classifier(folder, device):
+    """Loads a model, and checks that it knows the challenge's scenes.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Output folder of a finished stage, or the folder ``model`` in it.
+    device : str
+        "cpu" or "cuda".
+
+    Returns
+    -------
+    ascmamba_modules.inference.SceneClassifier
+        The model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no model.
+    ValueError
+        If it cannot be loaded, or has other classes.
+    """
+    classifier = load_annotator(folder, {"device": device})
+    classes = classes_of(classifier)
+    if set(classes) != set(SCENES):
+        raise ValueError(
+            f"{folder}: the classes of the model ({', '.join(classes)}) are "
+            f"not the challenge's ({', '.join(SCENES)}): take a model that "
+            "was trained on the manifest of prepare_cas.py"
+        )
+    return classifier
+
+
+def find_posteriors(classifier, clips, loader_options):
+    """Asks a model about clips.
+
+    Arguments
+    ---------
+    classifier : ascmamba_modules.inference.SceneClassifier
+        The model.
+    clips : pandas.DataFrame
+        Manifest rows.
+    loader_options : dict
+        How to batch and load them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a clip, in the given order, a column a scene.
+    """
+    dataset = make_dataset(clips, classifier.audio_normalizer)
+    found = []
+    for batch in tqdm(
+        make_dataloader(dataset, **loader_options), "Labelling", disable=None
+    ):
+        log_posteriors, *_ = classifier.classify_batch(
+            *batch.sig, batch.location, batch.record_time
+        )
+        found.append(log_posteriors.double().exp().cpu().numpy())
+    posteriors = pd.DataFrame(
+        np.concatenate(found), clips["ID"], classes_of(classifier)
+    )
+    return posteriors[list(SCENES)]
+
+
+def predict(folder, manifest, metadata, output, device, loader_options):
+    """Writes the challenge's file.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Output folder of a finished stage, or the folder ``model`` in it.
+    manifest, metadata : str or Path
+        See :func:`find_clips`.
+    output : str or Path
+        CSV file to write; the posteriors go to ``<name>_posteriors.csv``.
+    device : str
+        "cpu" or "cuda".
+    loader_options : dict
+        See :func:`find_posteriors`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        What was written to ``output``.
+    """
+    wanted, clips = find_clips(metadata, manifest)
+    classifier = load_classifier(folder, device)
+    posteriors = find_posteriors(classifier, clips, loader_options)
+    answers = wanted[COLUMNS].assign(
+        scene_label=posteriors.idxmax(axis="columns").to_numpy()
+    )
+    table = posteriors.add_prefix("p(").add_suffix(")")
+    write_csv(
+        table.rename_axis("filename"), posteriors_path(output), index=True
+    )
+    write_csv(answers, output)
+    return answers
+
+
+def posteriors_path(output):
+    """Where the posteriors go."""
+    output = Path(output)
+    return output.with_name(f"{output.stem}_posteriors.csv")
+
+
+def main(arguments):
+    """Runs from the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "model", help="output folder of a finished training stage"
+    )
+    parser.add_argument(
+        "--manifest", required=True, help="CSV file of prepare_cas.py"
+    )
+    parser.add_argument(
+        "--metadata",
+        required=True,
+        help="the organisers' CSV file of the evaluation set",
+    )
+    parser.add_argument("--output", required=True, help="CSV file to write")
+    parser.add_argument("--device", default="cpu", help="(default: cpu)")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="clips (default: 16)"
+    )
+    parser.add_argument(
+        "--num-workers",
+        type=int,
+        default=0,
+        help="processes that load audio (default: none of their own)",
+    )
+    args = parser.parse_args(arguments)
+    if args.batch_size < 1 or args.num_workers < 0:
+        parser.error("--batch-size is at least 1, --num-workers at least 0")
+
+    def work():
+        check_output(args.output)
+        answers = predict(
+            args.model,
+            args.manifest,
+            args.metadata,
+            args.output,
+            args.device,
+            {"batch_size": args.batch_size, "num_workers": args.num_workers},
+        )
+        counts = answers["scene_label"].value_counts().reindex(SCENES)
+        print(counts.fillna(0).astype(int).to_string())
+        print(f"\n{args.output}: {len(answers)} clips")
+        print(f"{posteriors_path(args.output)}: their posteriors")
+
+    run_command(work)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
