@@ -275,7 +275,7 @@ def test_columns_are_laid_out_by_what_they_hold(tmp_path):
         "change": ["+5.0", None],
         "points": ["12.5", ""],
         "date": ["2023-05-13", "2023-05-14"],
-        "sentence": ["of more than a few words", "short"],
+        "sentence": ["of more than just a few words", "short"],
     }
     page = write_and_read(tmp_path, Table(pd.DataFrame(columns), "t"))
     kinds = [cell.attributes["class"] for cell in page.all("td")]
