@@ -5,9 +5,9 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import StandardScaler
 
+FEWEST = 5  # clips
 _COMPONENTS = 50  # as van der Maaten and Hinton do before t-SNE
 _PERPLEXITY = 30.0
-_FEWEST = 5
 
 
 def map_embeddings(embeddings, seed=0):
@@ -37,8 +37,8 @@ def map_embeddings(embeddings, seed=0):
     """
     embeddings = np.asarray(embeddings, dtype=np.float64)
     n = len(embeddings)
-    if n < _FEWEST:
-        raise ValueError(f"a map needs {_FEWEST} clips or more, there are {n}")
+    if n < FEWEST:
+        raise ValueError(f"a map needs {FEWEST} clips or more, there are {n}")
     embeddings = StandardScaler().fit_transform(embeddings)
     components = min(_COMPONENTS, *embeddings.shape)
     reduced = PCA(components, random_state=seed).fit_transform(embeddings)

@@ -39,6 +39,7 @@ from ascmamba_modules.evaluation.difficulty import (
     clip_statistics,
     similarity,
 )
+from ascmamba_modules.evaluation.embedding_map import FEWEST
 from ascmamba_modules.evaluation.evaluation_report import (
     EvaluationReport,
     summarise,
@@ -252,7 +253,7 @@ def note_clips(rows, split, clips, notes):
     """Says what is scored and what there is too little of."""
     n_sessions = len(set(clips.sessions))
     notes.add(
-        "%d clips of split '%s' are scored, of %d sessions.",
+        "%d clips of split '%s' are scored; sessions: %d.",
         *(len(clips.table), split, n_sessions),
     )
     unlabelled = rows[rows["scene_label"] == ""]
@@ -269,7 +270,7 @@ def note_clips(rows, split, clips, notes):
     ]
     if absent:
         notes.add(
-            "No clips of %s: macro accuracy is over the other %d classes.",
+            "No clips of %s: macro accuracy is over the others (%d).",
             *(", ".join(absent), len(clips.classes) - len(absent)),
         )
     if n_sessions == 1:
@@ -277,7 +278,8 @@ def note_clips(rows, split, clips, notes):
 
 
 def measure_similarities(clips, evaluation, cache):
-    """Similarity of each clip to the evaluation set, by kind."""
+    """Similarity of each clip to the evaluation set, by kind; exits if there
+    is nothing to compare with."""
 
     def statistics(table):
         return np.stack([clip_statistics(cache.load(w)) for w in table["wav"]])
@@ -286,48 +288,51 @@ def measure_similarities(clips, evaluation, cache):
     same = np.equal.outer(
         clips.table["wav"].to_numpy(), evaluation["wav"].to_numpy()
     )
-    return {kind: similarity(own, others, kind, same) for kind in KINDS}
+    try:
+        return {kind: similarity(own, others, kind, same) for kind in KINDS}
+    except ValueError as error:
+        sys.exit(f"evaluation_manifest: {error}")
 
 
-def find_unseen_places(hparams, clips, training, evaluation, notes):
-    """Places to put in for those of the clips; empty if there are none."""
-    seen = [clips.table, *([] if training is None else [training])]
+def find_unseen_places(hparams, scored, training, evaluation):
+    """Places to put in for those of the clips; none if there are none.  Exits
+    if one that is named is not new."""
+    seen = [scored, *([] if training is None else [training])]
     seen = set().union(*(find_places(table) for table in seen))
     if hparams["unseen_places"]:
-        places = list(hparams["unseen_places"])
-        known = sorted(seen & set(places))
+        known = sorted(seen & set(hparams["unseen_places"]))
         if known:
             sys.exit(
                 f"unseen_places: {', '.join(known)} are in the training or "
                 "the scored clips"
             )
-        return places
+        return list(hparams["unseen_places"])
     places = set() if evaluation is None else set(find_places(evaluation))
-    places = sorted(places - seen - {""})
-    if not places:
-        notes.add(
-            "No places are put in for the clips' own: the evaluation set has "
-            "none that are new; name some by --unseen_places."
-        )
-    return places
+    return sorted(places - seen - {""})
 
 
-def choose_changed(clips, parts, notes):
+def choose_changed(clips, parts, shares, notes):
     """The clips whose place and time are changed: Valid-Hard, or all."""
-    if parts is None:
-        return clips
-    hard = parts == "Valid-Hard"
-    if hard.sum() < 2:
+    changed, text = clips, "all"
+    if parts is not None:
+        is_hard = parts == "Valid-Hard"
+        if is_hard.sum() < 2:
+            notes.add("Valid-Hard has %d clips.", is_hard.sum())
+        else:
+            changed, text = clips.take(is_hard), "Valid-Hard"
+    n = len(changed.table)
+    notes.add("Place and time are changed on %s, %d clips.", text, n)
+    if idle := [share for share in shares if round(share * n) < 2]:
         notes.add(
-            "Valid-Hard has %d clips: place and time are changed on all.",
-            hard.sum(),
+            "%g %% of them are less than two clips, which exchange nothing.",
+            100 * max(idle),
         )
-        return clips
-    notes.add("Place and time are changed on Valid-Hard, %d clips.", hard.sum())
-    return clips.take(hard)
+    return changed
 
 
-def run_protocols(hparams, models, clips, training, evaluation, cache, notes):
+def run_protocols(
+    hparams, models, clips, training, evaluation, places, cache, notes
+):
     """Runs all protocols that there is the data for.
 
     Returns
@@ -362,10 +367,14 @@ def run_protocols(hparams, models, clips, training, evaluation, cache, notes):
             )
         )
 
-    changed = choose_changed(clips, parts, notes)
+    changed = choose_changed(clips, parts, hparams["shares"], notes)
     changes = {"shuffled place and time": shuffle_place_and_time}
-    places = find_unseen_places(hparams, clips, training, evaluation, notes)
-    if places:
+    if not places:
+        notes.add(
+            "No places are put in for the clips' own: the evaluation set has "
+            "none that are new; name some by --unseen_places."
+        )
+    else:
         notes.add("Places put in: %s.", ", ".join(places))
         changes["unseen places"] = lambda table, share, seed: move_to_unseen(
             table, places, share, seed
@@ -425,7 +434,8 @@ def write_all(hparams, models, clips, cache, found, notes):
     if (results["protocol"] == "seen in training").any():
         report.add_conditions()
     report.add_calibration(scaled)
-    report.add_maps()
+    if len(clips.table) >= FEWEST:
+        report.add_maps()
     report.add_hardest(cache, hparams["hardest"])
     path = report.write("Evaluation")
     print(f"\n{summary.to_string(index=False)}")
@@ -441,6 +451,7 @@ def evaluate(hparams_file, run_opts, overrides):
     scored = rows[rows["scene_label"] != ""]
     training = load_training(hparams)
     evaluation = load_evaluation(hparams)
+    places = find_unseen_places(hparams, scored, training, evaluation)
     check_files(hparams, manifest=scored, evaluation_manifest=evaluation)
     classifiers = load_models(hparams, run_opts)
     classes = check_classes(classifiers, scored, hparams["manifest"])
@@ -466,7 +477,8 @@ def evaluate(hparams_file, run_opts, overrides):
         device = next(iter(classifiers.values())).device
         logger.info("Models: %s; device: %s", ", ".join(models), device)
         found = run_protocols(
-            hparams, models, clips, training, evaluation, cache, notes
+            *(hparams, models, clips, training, evaluation, places),
+            *(cache, notes),
         )
         write_all(hparams, models, clips, cache, found, notes)
     logger.info("Evaluated in %.0f s", time.perf_counter() - start)
