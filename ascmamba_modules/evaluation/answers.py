@@ -55,7 +55,8 @@ class Answers:
             where unknown.
         hide_audio : bool
             Whether the model hears, in place of the clip, the mean of its
-            training set in every frame: zeros behind the normalisation.
+            training set in every frame: zeros behind the normalisation, as
+            many as the clip has.
 
         Returns
         -------
@@ -92,13 +93,12 @@ class Answers:
         if layer is None:
             return None
         seen = []
-        handle = layer.register_forward_pre_hook(
-            lambda _, inputs: seen.append(inputs[0].float().cpu().numpy())
-        )
         rows = list(table.itertuples(False))
-        for start in range(0, len(rows), self.batch_size):
-            self._ask(rows[start : start + self.batch_size], False)
-        handle.remove()
+        with layer.register_forward_pre_hook(
+            lambda _, inputs: seen.append(inputs[0].float().cpu().numpy())
+        ):
+            for start in range(0, len(rows), self.batch_size):
+                self._ask(rows[start : start + self.batch_size], False)
         return np.concatenate(seen)
 
     def _key(self, wav, location, record_time):
@@ -127,13 +127,9 @@ class Answers:
         if not self.uses_context:
             return None
         tokenizer = self.classifier.hparams.tokenizer
-        tokens = (
-            [tokenizer.encode_location(row.location) for row in rows],
-            [tokenizer.encode_time(row.record_time) for row in rows],
-        )
+        places = [tokenizer.encode_location(row.location) for row in rows]
+        times = [tokenizer.encode_time(row.record_time) for row in rows]
         return self.classifier.mods.context_encoder(
-            *(
-                pad_sequence(part, batch_first=True).to(device)
-                for part in tokens
-            )
+            pad_sequence(places, batch_first=True).to(device),
+            pad_sequence(times, batch_first=True).to(device),
         )

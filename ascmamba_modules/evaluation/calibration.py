@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
 TEMPERATURES = (0.05, 20.0)
@@ -150,8 +149,8 @@ def fit_temperature(targets, log_posteriors):
     Returns
     -------
     float
-        From 0.05 to 20; an end of this range if all clips are right, or if
-        the posteriors say nothing.
+        From 0.05 to 20; near an end of this range if all clips are right, or
+        all are wrong.
 
     Example
     -------
@@ -160,11 +159,10 @@ def fit_temperature(targets, log_posteriors):
     >>> np.exp(apply_temperature(posteriors[:1], temperature)).round(2)
     array([[0.75, 0.25]])
     """
-    labels = range(np.shape(log_posteriors)[1])
 
     def loss(log_temperature):
         scaled = apply_temperature(log_posteriors, np.exp(log_temperature))
-        return log_loss(targets, np.exp(scaled), labels=labels)
+        return clip_losses(targets, scaled).mean()
 
     found = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded")
     return float(np.exp(found.x))

@@ -10,14 +10,17 @@ scaled to each other, and what stands for the evaluation set.  Here they are
 taken over time, for each mel band, which makes 2 x n_mels numbers a clip, and
 the similarity comes in two kinds:
 
-- ``mean``, the paper to the letter: raw dB statistics against their mean over
-  the evaluation clips.  Levels are tens of dB under full scale in every clip,
-  so that all clips point the same way and most are above 0.9 whatever they
-  are; and another gain of the recorder gives another similarity.
+- ``mean``, the paper to the letter: the raw statistics against their mean over
+  the evaluation clips.  Levels lie tens of dB under full scale in any clip, so
+  that the means alone are nearly all alike: between two random halves of the
+  demo world's clips 99 % are above 0.9, of ESC-10's ten kinds of sound 70 %.
+  With the variances, in dB squared, they are 74 % and 39 %, and what the
+  recorder's gain was decides: 20 dB less, in all clips, make 92 % of the 74 %.
 - ``nearest``, ours: every statistic is standardised by its mean and deviation
   over the evaluation clips, and a clip's similarity is the largest with any of
-  these.  It asks whether the evaluation set has such a clip.  (Against their
-  mean nothing could be told: once standardised, it is zero.)
+  these.  It asks whether the evaluation set has such a clip; a common gain does
+  not matter.  30 % of the demo's clips are above 0.9, of ESC-10's 68 %.
+  (Against their mean nothing could be told: once standardised, it is zero.)
 """
 
 import numpy as np
@@ -76,7 +79,7 @@ def similarity(clips, evaluation, kind="nearest", same=None):
     Example
     -------
     >>> clips = np.array([[-40.0, -60.0, 9.0, 16.0], [-20.0, -30.0, 4.0, 4.0]])
-    >>> similarity(clips, clips, "mean").round(3)  # unlike, one would think
+    >>> similarity(clips, clips, "mean").round(3)
     array([0.999, 0.997])
     >>> similarity(clips, clips, same=np.eye(2)).round(3)
     array([-1., -1.])

@@ -169,8 +169,9 @@ class EvaluationReport:
             "leaves open how the two are scaled and what stands for the "
             "evaluation set. Nearest: each statistic standardised over the "
             "evaluation clips, the largest similarity with any of these. Mean: "
-            "raw dB statistics against their mean, which makes nearly all "
-            f"clips alike. The clips are divided by: {kind}."
+            "raw dB statistics against their mean, which depends on the "
+            "recorder's gain and finds most clips alike. The clips are "
+            f"divided by: {kind}."
         )
         blocks = [
             self._figure(

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -114,6 +115,28 @@ def check_hparams(hparams):
     for share in hparams["shares"]:
         if not 0 < share <= 1:
             raise ValueError(f"shares must be over 0 and up to 1, got {share}")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What models are scored on.
+
+    Arguments
+    ---------
+    clips : ScoredClips
+        The clips.
+    training : pandas.DataFrame or None
+        Labelled training clips.
+    evaluation : pandas.DataFrame or None
+        Clips of the evaluation set.
+    places : list
+        Unseen places to put in for the clips' own; may be empty.
+    """
+
+    clips: ScoredClips
+    training: pd.DataFrame | None
+    evaluation: pd.DataFrame | None
+    places: list
 
 
 class Notes(list):
@@ -330,9 +353,7 @@ def choose_changed(clips, parts, shares, notes):
     return changed
 
 
-def run_protocols(
-    hparams, models, clips, training, evaluation, places, cache, notes
-):
+def run_protocols(hparams, models, material, cache, notes):
     """Runs all protocols that there is the data for.
 
     Returns
@@ -344,6 +365,8 @@ def run_protocols(
     scaled : dict
         Log-posteriors after temperature scaling, by model.
     """
+    clips, training = material.clips, material.training
+    evaluation, places = material.evaluation, material.places
     results = [score_all(models, clips), score_context(models, clips)]
     everything = np.full(len(clips.table), "metadata only")
     if training is not None:
@@ -462,6 +485,7 @@ def evaluate(hparams_file, run_opts, overrides):
     )
     notes = Notes()
     clips = ScoredClips(scored, classes, hparams["resamples"])
+    material = Material(clips, training, evaluation, places)
     note_clips(rows, hparams["split"], clips, notes)
     with ExitStack() as stack:
         folder = hparams["feature_cache"] or stack.enter_context(
@@ -476,10 +500,7 @@ def evaluate(hparams_file, run_opts, overrides):
         }
         device = next(iter(classifiers.values())).device
         logger.info("Models: %s; device: %s", ", ".join(models), device)
-        found = run_protocols(
-            *(hparams, models, clips, training, evaluation, places),
-            *(cache, notes),
-        )
+        found = run_protocols(hparams, models, material, cache, notes)
         write_all(hparams, models, clips, cache, found, notes)
     logger.info("Evaluated in %.0f s", time.perf_counter() - start)
 
