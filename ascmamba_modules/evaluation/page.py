@@ -25,9 +25,9 @@ _PNG_RESOLUTION = 180  # dots per inch, for screens of twice the resolution
 _PIXELS = 96  # of CSS per inch
 _NARROW = 500  # pixels; what is wider is scrolled on a phone, not shrunk
 _MISSING = "–"
-_LONG = 20  # characters
+_LONG = 24  # characters
 # Numbers that come as text, such as "+5.0" or "75.0 (58.3 to 89.6)".
-_NUMBER = re.compile(r"[<+−-]?\d[\d,.]*( %)?( \(.*\))?|–")
+_NUMBER = re.compile(r"[<+−-]?\d[\d,.]*( %)?( \(.*\))?|–|")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ascmamba_modules.evaluation.plots.style import (
@@ -162,9 +163,14 @@ def _add_whiskers(axes, places, rows):
         rows["value"].notna() & rows["lower"].notna() & rows["upper"].notna()
     )
     places, rows = places[known], 100 * rows.loc[known, ["lower", "upper"]]
-    axes.hlines(places, rows["lower"], rows["upper"], color="black", lw=1)
+    # White around them, to be seen on dark bars, too.
+    style = {
+        "color": "black",
+        "path_effects": [withStroke(linewidth=2.5, foreground="white")],
+    }
+    axes.hlines(places, rows["lower"], rows["upper"], lw=1, **style)
     for end in ("lower", "upper"):
-        axes.plot(rows[end], places, "|", color="black", markersize=5)
+        axes.plot(rows[end], places, "|", markersize=5, **style)
 
 
 def _add_values(axes, places, rows):

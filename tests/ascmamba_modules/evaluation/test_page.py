@@ -273,12 +273,16 @@ def test_columns_are_laid_out_by_what_they_hold(tmp_path):
     columns = {
         "interval": ["75.0 (58.3 to 89.6)", "80.0 (60.7 to 100.0)"],
         "change": ["+5.0", None],
+        "points": ["12.5", ""],
         "date": ["2023-05-13", "2023-05-14"],
-        "sentence": ["of more than a few words", "short"],
+        "sentence": ["of more than just a few words", "short"],
     }
     page = write_and_read(tmp_path, Table(pd.DataFrame(columns), "t"))
     kinds = [cell.attributes["class"] for cell in page.all("td")]
-    assert kinds == ["number", "number", "short", "long"] * 2
+    assert kinds == ["number"] * 3 + ["short", "long"] + ["number"] * 3 + [
+        "short",
+        "long",
+    ]
 
 
 @pytest.mark.parametrize(
