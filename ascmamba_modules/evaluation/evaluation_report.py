@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from ascmamba_modules.evaluation import page
@@ -15,15 +14,27 @@ from ascmamba_modules.evaluation.embedding_map import map_embeddings
 from ascmamba_modules.evaluation.plots import (
     plot_bars,
     plot_confusion,
-    plot_curves,
     plot_embedding,
     plot_reliability,
     plot_similarity,
     plot_spectrogram,
     save_figure,
 )
+from ascmamba_modules.evaluation.tables import (
+    curve_table,
+    one_row_each,
+    pair_table,
+    recall_table,
+)
 from ascmamba_modules.sessions import find_places
 
+_SUMMARY_CAPTION = (
+    "Macro accuracy in per cent, with its 95 % interval where there is one; "
+    "audio only: place and time unknown; metadata only: the audio replaced by "
+    "the training set's mean; shuffled, moved: all clips with another's place "
+    "and time, or with an unseen place; log-loss in nats; ECE: expected "
+    "calibration error in per cent."
+)
 _INTERVAL = "Whiskers: 95 % bootstrap intervals, sessions drawn."
 
 
@@ -57,13 +68,13 @@ class EvaluationReport:
         Arguments
         ---------
         summary : pandas.DataFrame
-            From :func:`summarise`.
+            From :func:`~ascmamba_modules.evaluation.tables.summarise`.
         notes : list
             Texts.
         """
         bars = self._rows("all clips", "macro_accuracy")
         blocks = [
-            page.Table(summary, "All models. Per cent but for the log-loss."),
+            page.Table(summary, _SUMMARY_CAPTION),
             self._figure(
                 "macro_accuracy",
                 plot_bars(bars),
@@ -74,7 +85,7 @@ class EvaluationReport:
         if len(pairs):
             blocks.append(
                 page.Table(
-                    _pair_table(pairs),
+                    pair_table(pairs),
                     "Each two models on the same clips: difference in macro "
                     "accuracy in points, its interval, and the p-value of a "
                     "permutation test that swaps the answers to whole "
@@ -109,14 +120,8 @@ class EvaluationReport:
             )
         self._add("Classes", "", blocks)
 
-    def add_place_and_time(self, text):
-        """What models make of place and time, right, wrong or hidden.
-
-        Arguments
-        ---------
-        text : str
-            On which clips they were changed.
-        """
+    def add_place_and_time(self):
+        """What models make of place and time, right, wrong or hidden."""
         blocks = [
             self._figure(
                 "audio_and_metadata",
@@ -138,17 +143,18 @@ class EvaluationReport:
                 "clips moved to unseen places in %",
             ),
         ):
-            curves = _curves(self._rows(protocol, "macro_accuracy"))
+            curves = curve_table(self._rows(protocol, "macro_accuracy"))
             if len(curves):
                 blocks.append(
                     self._figure(
                         name,
                         plot_curves(curves, xlabel),
-                        f"Macro accuracy, {protocol}: mean and one standard "
-                        "deviation over seeds.",
+                        f"Macro accuracy, {protocol}, on "
+                        f"{curves['clips'].max()} clips: mean and one "
+                        "standard deviation over seeds.",
                     )
                 )
-        self._add("Place and time", text, blocks)
+        self._add("Place and time", "", blocks)
 
     def add_difficulty(self, similarities, kind, threshold):
         """Valid-Easy and Valid-Hard.
@@ -221,7 +227,7 @@ class EvaluationReport:
         if len(rows):
             blocks.append(
                 page.Table(
-                    _wide(rows, ["model", "condition"]).round(3),
+                    one_row_each(rows, ["model", "condition"]).round(3),
                     "Log-loss in nats; expected calibration error over 15 "
                     "bins of equal width, 0 to 1.",
                 )
@@ -345,142 +351,3 @@ class EvaluationReport:
 
     def _add(self, title, text, blocks):
         self.sections.append(page.Section(title, text, blocks))
-
-
-def summarise(results):
-    """The scores that one asks for first, a row a model.
-
-    Arguments
-    ---------
-    results : pandas.DataFrame
-        See :mod:`ascmamba_modules.evaluation.protocols`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Texts; accuracies in per cent; columns without any score are left
-        out.
-    """
-    whole = {
-        "macro accuracy": ("all clips", "all clips", "macro_accuracy"),
-        "audio only": ("audio and metadata", "audio only", "macro_accuracy"),
-        "metadata only": (
-            "audio and metadata",
-            "metadata only",
-            "macro_accuracy",
-        ),
-        "Valid-Easy": ("difficulty", "Valid-Easy", "macro_accuracy"),
-        "Valid-Hard": ("difficulty", "Valid-Hard", "macro_accuracy"),
-        "shuffled": (
-            "shuffled place and time",
-            "100 %",
-            "macro_accuracy",
-        ),
-        "moved": ("unseen places", "100 %", "macro_accuracy"),
-        "unseen city": ("seen in training", "unseen city", "macro_accuracy"),
-        "log-loss": ("all clips", "all clips", "log_loss"),
-        "ECE": (
-            "all clips",
-            "all clips",
-            "expected_calibration_error",
-        ),
-    }
-    results = results[results["seed"].isna()]
-    rows = []
-    for model in results.loc[results["protocol"] == "all clips", "model"]:
-        if rows and rows[-1]["model"] == model:
-            continue
-        row = {"model": model}
-        for name, (protocol, condition, metric) in whole.items():
-            chosen = results[
-                (results["model"] == model)
-                & (results["protocol"] == protocol)
-                & (results["condition"] == condition)
-                & (results["metric"] == metric)
-            ]
-            row[name] = ""
-            if len(chosen):
-                row[name] = _shown(chosen.iloc[0], name)
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    return table.loc[:, (table != "").any()]
-
-
-def _shown(row, name):
-    if name == "log-loss":
-        return f"{row['value']:.2f}"
-    text = f"{100 * row['value']:.1f}"
-    if name == "macro accuracy" and pd.notna(row["lower"]):
-        text += f" ({100 * row['lower']:.1f} to {100 * row['upper']:.1f})"
-    return text
-
-
-def recall_table(results):
-    """Recalls of the classes in the form of the paper's Table 3.
-
-    Arguments
-    ---------
-    results : pandas.DataFrame
-        See :mod:`ascmamba_modules.evaluation.protocols`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Texts, in per cent: a row for each condition and model, a column for
-        each class and the average.
-    """
-    is_recall = results["metric"].str.startswith("recall ")
-    whole = results["metric"] == "macro_accuracy"
-    shown = results["protocol"].isin(["all clips", "difficulty"])
-    rows = results[shown & (is_recall | whole)].copy()
-    rows["metric"] = (
-        rows["metric"]
-        .str.removeprefix("recall ")
-        .replace("macro_accuracy", "average")
-    )
-    table = _wide(rows, ["condition", "model"])
-    names = [name for name in table if name != "average"] + ["average"]
-    table = table[names]
-    numbers = table.columns[2:]
-    table[numbers] = table[numbers].map(
-        lambda value: "no clips" if pd.isna(value) else f"{100 * value:.1f}"
-    )
-    return table
-
-
-def _wide(rows, keys):
-    """One row for each value of the keys, one column a metric, as they
-    come."""
-    table = rows.pivot_table(
-        "value", keys, "metric", sort=False, dropna=False, observed=True
-    )
-    table = table.reindex(columns=rows["metric"].unique())
-    present = pd.MultiIndex.from_frame(rows[keys].drop_duplicates())
-    return table.reindex(present).reset_index().rename_axis(columns=None)
-
-
-def _curves(rows):
-    rows = rows[rows["seed"].isna()]
-    return pd.DataFrame(
-        {
-            "model": rows["model"],
-            "x": rows["condition"].str.removesuffix(" %").astype(float),
-            "mean": rows["value"],
-            "lower": rows["lower"],
-            "upper": rows["upper"],
-        }
-    )
-
-
-def _pair_table(rows):
-    p_values = rows[rows["metric"] == "p_value"]["value"].to_numpy()
-    rows = rows[rows["metric"] != "p_value"]
-    return pd.DataFrame(
-        {
-            "models": rows["model"] + " " + rows["condition"],
-            "difference": (100 * rows["value"]).map("{:+.1f}".format),
-            "from": (100 * rows["lower"]).map("{:+.1f}".format),
-            "to": (100 * rows["upper"]).map("{:+.1f}".format),
-            "p-value": [f"{value:.3f}" for value in p_values],
-        }
-    )

@@ -41,10 +41,7 @@ from ascmamba_modules.evaluation.difficulty import (
     similarity,
 )
 from ascmamba_modules.evaluation.embedding_map import FEWEST
-from ascmamba_modules.evaluation.evaluation_report import (
-    EvaluationReport,
-    summarise,
-)
+from ascmamba_modules.evaluation.evaluation_report import EvaluationReport
 from ascmamba_modules.evaluation.place_and_time import (
     move_to_unseen,
     shuffle_place_and_time,
@@ -59,6 +56,7 @@ from ascmamba_modules.evaluation.protocols import (
     score_look_up,
     score_parts,
 )
+from ascmamba_modules.evaluation.tables import summarise
 from ascmamba_modules.evaluation.training_report import prediction_table
 from ascmamba_modules.feature_cache import FeatureCache
 from ascmamba_modules.files import write_csv
@@ -449,7 +447,7 @@ def write_all(hparams, models, clips, cache, found, notes):
     report = EvaluationReport(output, results, models, clips)
     report.add_overview(summary, notes)
     report.add_classes()
-    report.add_place_and_time("")
+    report.add_place_and_time()
     if similarities is not None:
         report.add_difficulty(
             similarities, hparams["similarity"], hparams["threshold"]

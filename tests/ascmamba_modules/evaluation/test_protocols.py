@@ -6,10 +6,6 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import log_loss, recall_score
 
-from ascmamba_modules.evaluation.evaluation_report import (
-    recall_table,
-    summarise,
-)
 from ascmamba_modules.evaluation.place_and_time import (
     hide_place_and_time,
     shuffle_place_and_time,
@@ -26,6 +22,7 @@ from ascmamba_modules.evaluation.protocols import (
     score_look_up,
     score_parts,
 )
+from ascmamba_modules.evaluation.tables import recall_table, summarise
 
 CLASSES = ["Bus", "Bar", "Park"]
 
