@@ -170,6 +170,31 @@ def torch_runner(path):
     return torch.no_grad()(module)
 
 
+def quantise(path):
+    """Quantises the weights of an exported ONNX file to 8 bits, in place.
+
+    Those of the linear layers and convolutions; what goes through the scan
+    stays in float32, and so do the features.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    graph = onnx.load(path).graph
+    quantize_dynamic(
+        path,
+        path,
+        op_types_to_quantize=list(_OPERATORS),
+        weight_type=QuantType.QInt8,
+        # Power spectra span more than 8 bits can.
+        nodes_to_exclude=[n.name for n in graph.node if _BANDS in n.input],
+    )
+
+
 def _import_onnx():
     try:
         import onnx  # noqa: F401
@@ -300,22 +325,7 @@ def _write_onnx(program, path, takes, metadata, int8):
     exported.metadata_props.update(metadata)
     exported_program.save(str(path), external_data=False)
     if int8:
-        _quantise(path)
-
-
-def _quantise(path):
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    graph = onnx.load(path).graph
-    quantize_dynamic(
-        path,
-        path,
-        op_types_to_quantize=list(_OPERATORS),
-        weight_type=QuantType.QInt8,
-        # Power spectra span more than 8 bits can.
-        nodes_to_exclude=[n.name for n in graph.node if _BANDS in n.input],
-    )
+        quantise(path)
 
 
 def _difference(run, module, classifier, seconds):
