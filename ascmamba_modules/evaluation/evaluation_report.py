@@ -14,6 +14,7 @@ from ascmamba_modules.evaluation.embedding_map import map_embeddings
 from ascmamba_modules.evaluation.plots import (
     plot_bars,
     plot_confusion,
+    plot_curves,
     plot_embedding,
     plot_reliability,
     plot_similarity,
