@@ -183,7 +183,10 @@ def quantise(path):
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    # Folds constants: the pieces of DenseLayer's kernels become weights.
+    quant_pre_process(path, path, skip_symbolic_shape=True)
     graph = onnx.load(path).graph
     quantize_dynamic(
         path,
