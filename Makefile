@@ -30,6 +30,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/selective_scan.py
 	$(BIN)/python benchmarks/model.py
 	$(BIN)/python benchmarks/model_size.py
+	$(BIN)/python benchmarks/export.py
 
 $(READY): setup.py $(wildcard $(KERNELS)/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
