@@ -31,6 +31,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/model.py
 	$(BIN)/python benchmarks/model_size.py
 	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/inference.py
 
 $(READY): setup.py $(wildcard $(KERNELS)/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -74,7 +74,7 @@ def write_model(folder, settings):
     yaml = folder.with_suffix(".yaml")
     yaml.write_text(_SETTINGS.format(**settings))
     hparams = load_hyperpyyaml(yaml.read_text())
-    hparams["label_encoder"].update_from_iterable(range(10))
+    hparams["label_encoder"].update_from_iterable("abcdefghij")
     hparams["tokenizer"].train(["Berlin"])
     hparams["normalize"](torch.randn(4, 50, 64) * 20 - 40)
     write_model_folder(hparams, yaml, folder)
@@ -216,7 +216,12 @@ def _classify_long(model, path, device):
         model, run_opts={"device": device}
     )
     return partial(
-        classifier.classify_long, path, batch_size=4, progress_bar=False
+        classifier.classify_long,
+        path,
+        window=CLIP_SECONDS,
+        hop=CLIP_SECONDS,
+        batch_size=4,  # of which a minute has one
+        progress_bar=False,
     )
 
 

@@ -73,11 +73,14 @@ def add_model_options(parser):
 
 def add_metadata_options(parser):
     """Adds place and time of the recordings."""
-    parser.add_argument("--location", help="place of the recording, any text")
+    parser.add_argument(
+        "--location",
+        help="place of recordings that have none of their own, any text",
+    )
     parser.add_argument(
         "--record-time",
         metavar="TIME",
-        help="ISO 8601, e.g. '2023-04-21 18:30:00', or a date alone",
+        help="their time, ISO 8601, e.g. '2023-04-21 18:30:00', or a date",
     )
 
 

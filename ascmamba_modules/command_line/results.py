@@ -39,6 +39,8 @@ class Journal:
     ----------
     done : int
         Rows that an earlier run has left; a whole number of batches.
+    is_empty : bool
+        Whether there are no rows yet; such a journal is not left behind.
 
     Raises
     ------
@@ -76,6 +78,7 @@ class Journal:
         try:
             self._file = open(self.path, "a+b")
             self._resume(settings, total, batch_size)
+            self.is_empty = self.done == 0
         except BaseException:
             self._release()
             raise
@@ -85,6 +88,8 @@ class Journal:
 
     def __exit__(self, *error):
         self._file.close()
+        if self.is_empty:
+            Path(self.path).unlink(missing_ok=True)
         self._release()
 
     def _release(self):
@@ -134,6 +139,7 @@ class Journal:
             One dict a row, all with the same keys.
         """
         self._write(*rows)
+        self.is_empty = False
 
     def _write(self, *lines):
         text = "".join(json.dumps(line) + "\n" for line in lines)

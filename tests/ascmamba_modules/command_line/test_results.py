@@ -90,6 +90,13 @@ def test_journal_of_another_run_is_refused(tmp_path):
     assert (tmp_path / "out.csv.part").read_text() == "my notes\n"
 
 
+def test_run_without_rows_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="no model"):
+        with Journal(str(tmp_path / "out.csv"), SETTINGS, 8, 3):
+            raise ValueError("no model")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_runs_at_once_are_refused(tmp_path):
     output = str(tmp_path / "out.csv")
     with Journal(output, SETTINGS, 8, 3):
