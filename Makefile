@@ -30,6 +30,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/selective_scan.py
 	$(BIN)/python benchmarks/model.py
 	$(BIN)/python benchmarks/model_size.py
+	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/inference.py
 
 $(READY): setup.py $(wildcard $(KERNELS)/*)

@@ -77,7 +77,9 @@ class BuildKernels(build_ext):
         )
 
 
+EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 TEST = [
+    *EXPORT,
     "einops",
     "hypothesis",
     "librosa",
@@ -128,9 +130,10 @@ setup(
     ],
     extras_require={
         "cuda": ["mamba-ssm>=2.2.4,<=2.3.2.post1", "causal-conv1d>=1.4"],
+        "export": EXPORT,
         "parquet": ["pyarrow"],
         "tensorboard": ["tensorboard"],
         "test": TEST,
-        "bench": ["librosa", "mambapy"],
+        "bench": [*EXPORT, "librosa", "mambapy"],
     },
 )

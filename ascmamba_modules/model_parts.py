@@ -131,7 +131,7 @@ def check_fit(given, own, path):
     if problems:
         shown = "; ".join(sorted(problems)[:5])
         raise ValueError(
-            f"The weights in {path} do not fit the model: {len(problems)} "
+            f"{path} does not fit the model: {len(problems)} "
             f"parameters differ ({shown}{'' if len(problems) < 6 else ' ...'})."
         )
 

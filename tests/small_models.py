@@ -68,8 +68,10 @@ def make_stage(model, uses_context=True):
     hparams["tokenizer"].train(["Xi'an"])
     hparams["normalize"](torch.randn(4, 50, 64) * 20 - 40)
     for name in ("model", "context_encoder"):
-        for parameter in hparams[name].parameters():
+        for key, parameter in hparams[name].named_parameters():
             parameter.data.add_(0.3 * torch.randn_like(parameter))
+            if "classifier" in key:  # else posteriors are 0 and 1
+                parameter.data.mul_(0.05)
         for statistic in hparams[name].buffers():
             if statistic.is_floating_point():
                 statistic.uniform_(0.5, 1.5)

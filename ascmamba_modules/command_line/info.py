@@ -1,9 +1,9 @@
 """``ascmamba info``: what a model folder says of itself, without running it."""
 
-import argparse
 import json
 from pathlib import Path
 
+from ascmamba_modules.command_line.options import add_subparser
 from ascmamba_modules.model_card import (
     DATA_LICENCES,
     UNKNOWN,
@@ -20,7 +20,6 @@ for folders of any origin. (Loading a model does run what its hyperparams.yaml
 names, unless it is loaded as untrusted.)
 """
 _EXAMPLES = """\
-examples:
   ascmamba info results/finetune/1986/model
   ascmamba info model --json | python -m json.tool
 """
@@ -28,12 +27,12 @@ examples:
 
 def add_parser(subparsers):
     """Describes the arguments; returns the parser."""
-    parser = subparsers.add_parser(
+    parser = add_subparser(
+        subparsers,
         "info",
-        help="show what a model is, without running it",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "show what a model is, without running it",
+        _DESCRIPTION,
+        _EXAMPLES,
     )
     parser.add_argument("model", metavar="MODEL", help="model folder")
     parser.add_argument(

@@ -317,7 +317,7 @@ def test_wrong_models_are_refused(
         "model.safetensors", make=lambda path: shutil.copy(other, path)
     )
     assert f"{folder} cannot be loaded" in message
-    assert "do not fit the model" in message and "blocks" in message
+    assert "does not fit the model" in message and "blocks" in message
     message = message_with(
         "model.safetensors", make=lambda path: path.write_text("x")
     )
