@@ -31,6 +31,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/dense_encoder.py
 	$(BIN)/python benchmarks/model.py
 	$(BIN)/python benchmarks/model_size.py
+	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/inference.py
 
 $(READY): setup.py $(wildcard $(KERNELS)/*)

@@ -294,9 +294,11 @@ def _trace(module, classifier, seconds):
     shapes = [{0: dynamic, 1: length}]
     if module.takes_context:
         shapes.append({0: dynamic})
-    # Traced by Dynamo the size of ASCMamba's batch stays free, else it does
-    # not; the Transformers of other models can only be traced without.
-    by_dynamo = isinstance(classifier.mods["model"], ASCMamba)
+    # Only traced by Dynamo the size of the batch stays free in all models, but
+    # for those with Transformers, which it cannot trace.
+    by_dynamo = not any(
+        isinstance(x, torch.nn.TransformerEncoder) for x in module.modules()
+    )
     with torch.no_grad():
         return torch.export.export(
             module, inputs, dynamic_shapes=tuple(shapes), strict=by_dynamo
