@@ -36,6 +36,7 @@ _SUMMARY_CAPTION = (
     "and time, or with an unseen place; log-loss in nats; ECE: expected "
     "calibration error in per cent."
 )
+_SHORT = {"log_loss": "log-loss", "expected_calibration_error": "ECE"}
 _INTERVAL = "Whiskers: 95 % bootstrap intervals, sessions drawn."
 
 
@@ -228,9 +229,11 @@ class EvaluationReport:
         if len(rows):
             blocks.append(
                 page.Table(
-                    one_row_each(rows, ["model", "condition"]).round(3),
-                    "Log-loss in nats; expected calibration error over 15 "
-                    "bins of equal width, 0 to 1.",
+                    one_row_each(rows, ["model", "condition"])
+                    .round(3)
+                    .rename(columns=_SHORT),
+                    "Log-loss in nats; ECE: expected calibration error over "
+                    "15 bins of equal width, 0 to 1.",
                 )
             )
         for name, answers in self.models.items():
