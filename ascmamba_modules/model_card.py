@@ -237,6 +237,7 @@ def _scores(training):
     if not lines:
         return "## Scores\n\nNot known: there were no clips to score on.\n"
     table = "\n".join(lines)
+    chosen = "best validated" if "valid" in clips else "last"
     return f"""\
 ## Scores
 
@@ -246,7 +247,7 @@ Macro accuracy (mean of the classes' recalls), on the manifest's splits:
 |---|---|---|---|
 {table}
 
-The weights are those with the best validation score. Clips without a stated
+The weights are the {chosen} ones of the training. Clips without a stated
 session, place or time count as sessions of their own.
 """
 
