@@ -48,7 +48,7 @@ def mamba_products():
 
 
 def test_parameters_of_a_small_ascmamba(small_model):
-    per_map = 1 + 2 + 1  # bias, norm, PReLU
+    per_map = 2 + 1  # norm, PReLU
     weights = 1 + 9 * CHANNELS + 9 * 2 * CHANNELS + 3 * CHANNELS
     encoder = CHANNELS * weights + 4 * CHANNELS * per_map
     # Beside its products: convolution and its bias, step bias, A and D.

@@ -187,7 +187,7 @@ def plain_settings(path):
             | {"embedding_size"},
             1_132_906,
         ),
-        ("low_frequency", {"f_max", "pooling"}, 991_946),
+        ("low_frequency", {"f_max", "pooling"}, 991_562),
     ],
 )
 def test_protocol_is_that_of_ascmamba(system, own, parameters):
