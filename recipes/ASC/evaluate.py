@@ -23,9 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import speechbrain as sb
-from hyperpyyaml import load_hyperpyyaml
-from pseudo_label import load_annotator
-from ruamel.yaml.error import YAMLError
+from pseudo_label import load_annotator, load_hparams
 from speechbrain.utils.logger import get_logger
 from train import check_stage
 
@@ -72,17 +70,6 @@ logger = get_logger(__name__)
 RESULTS = "results.csv"
 # They become names of files.
 _MODEL_NAME = re.compile(r"[\w+=-][\w .+=-]*")
-
-
-def load_hparams(hparams_file, overrides):
-    """Loads the YAML file; exits with one line if it cannot be used."""
-    try:
-        with open(hparams_file, encoding="utf-8") as file:
-            hparams = load_hyperpyyaml(file, overrides)
-        check_hparams(hparams)
-        return hparams
-    except (OSError, KeyError, ValueError, TypeError, YAMLError) as error:
-        sys.exit(f"{hparams_file}: {error}")
 
 
 def check_hparams(hparams):
@@ -466,7 +453,7 @@ def write_all(hparams, models, clips, cache, found, notes):
 def evaluate(hparams_file, run_opts, overrides):
     """Runs the evaluation."""
     start = time.perf_counter()
-    hparams = load_hparams(hparams_file, overrides)
+    hparams = load_hparams(hparams_file, overrides, check_hparams)
     check_stage(hparams)
     rows = load_scored(hparams)
     scored = rows[rows["scene_label"] != ""]

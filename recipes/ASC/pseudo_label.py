@@ -36,12 +36,15 @@ from ascmamba_modules.pseudo_labels import in_pool
 logger = get_logger(__name__)
 
 
-def load_hparams(hparams_file, overrides):
-    """Loads the YAML file; exits with one line if it cannot be used."""
+def load_hparams(hparams_file, overrides, check):
+    """Loads the YAML file; exits with one line if it cannot be used.
+
+    ``check`` raises a ValueError for settings that would fail later.
+    """
     try:
         with open(hparams_file, encoding="utf-8") as file:
             hparams = load_hyperpyyaml(file, overrides)
-        check_hparams(hparams)
+        check(hparams)
         return hparams
     except (OSError, KeyError, ValueError, TypeError, YAMLError) as error:
         sys.exit(f"{hparams_file}: {error}")
@@ -177,7 +180,7 @@ def copy_manifest(manifest, output_folder):
 
 def label(hparams_file, run_opts, overrides):
     """Runs stage 3, or what is left of it."""
-    hparams = load_hparams(hparams_file, overrides)
+    hparams = load_hparams(hparams_file, overrides, check_hparams)
     train.check_stage(hparams)
     table = load_rows(hparams)
     brain = make_brain(hparams, run_opts)
