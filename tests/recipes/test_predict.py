@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import predict
 import pytest
-import torch
 from prepare_cas import SCENES
 from recipe_commands import changed, run
 
@@ -221,11 +220,11 @@ def test_bad_manifest(refused, manifest, tmp_path):
 def test_bad_model(refused, finished, tmp_path):
     refused("nothing", model=tmp_path / "nothing")
     model = shutil.copytree(finished / "model", tmp_path / "model")
-    text = (model / "label_encoder.ckpt").read_text()
-    (model / "label_encoder.ckpt").write_text(text.replace("'Bar'", "'Pub'"))
+    labels = model / "label_encoder.txt"
+    labels.write_text(labels.read_text().replace("'Bar'", "'Pub'"))
     refused("classes of the model.*Pub.*are not the challenge's", model=model)
-    shutil.copy(finished / "model" / "label_encoder.ckpt", model)
-    torch.save({}, model / "model.ckpt")
+    shutil.copy(finished / "model" / labels.name, model)
+    (model / "model.safetensors").write_bytes(b"{}")
     refused("model cannot be loaded", model=model)
 
 
