@@ -25,8 +25,8 @@ _MAX_BLOCKS = 64
 _MIN_TASKS = 32
 # Channels: whole vectors, and enough to share the cost of sums over them.
 _MIN_PART = 32
-# Less work than this per thread is not worth starting one.
-_ELEMENTS_PER_THREAD = 2**18
+# Less work than this is not worth waking threads for.
+_MIN_ELEMENTS = 2**17
 
 
 class _Tensor(ctypes.Structure):
@@ -139,7 +139,12 @@ def load():
     OSError
         If they are not there, or not for this machine.
     """
-    return ctypes.CDLL(str(LIBRARY))
+    library = ctypes.CDLL(str(LIBRARY))
+    # PyTorch's OpenMP, unless its symbols are kept from us.
+    parallel = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    if parallel is not None:
+        library.use_openmp(parallel)
+    return library
 
 
 @functools.lru_cache(maxsize=1)
@@ -167,7 +172,7 @@ def why_not():
         )
     try:
         load()
-    except OSError as error:
+    except (OSError, AttributeError) as error:  # AttributeError: an old file
         return f"its kernels do not load ({error}); {remedy}"
     return None
 
@@ -441,7 +446,11 @@ def _call(name, structure, fields, reverse, elements, constant=()):
         elif isinstance(value, torch.Tensor):
             value = value.data_ptr()
         setattr(arguments, field, value)
-    threads = min(torch.get_num_threads(), 1 + elements // _ELEMENTS_PER_THREAD)
+    # All of them or one: OpenMP would end threads that a smaller team leaves
+    # out, and start them again for PyTorch.
+    threads = 1
+    if elements >= _MIN_ELEMENTS:
+        threads = torch.get_num_threads()
     first = fields["u"] if "u" in fields else fields["x"]
     failed = getattr(load(), name)(
         ctypes.byref(arguments),
