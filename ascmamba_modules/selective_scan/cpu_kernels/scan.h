@@ -93,6 +93,40 @@ INLINE void scatter(
     }
 }
 
+/* Asks for what the next vector of channels, or of the next chunk, will read:
+ * steps lie too far apart for the processor to foresee it. */
+struct ahead {
+    int64_t start, steps, channel;
+};
+
+INLINE struct ahead look_ahead(
+    const struct range *r, int64_t v, int64_t chunk, int64_t next_chunk,
+    int64_t length)
+{
+    int64_t is_last = v + 1 == r->vectors;
+    int64_t start = (is_last ? next_chunk : chunk) * CHUNK;
+    struct ahead a = {start, smaller(CHUNK, length - start),
+                      r->first_channel + (is_last ? 0 : (v + 1) * LANES)};
+    if (start < 0)
+        a.steps = 0;
+    return a;
+}
+
+INLINE void prefetch(const struct tensor *x, int64_t row, struct ahead a)
+{
+    if (x->data)
+        for (int64_t t = 0; t < a.steps; t++)
+            __builtin_prefetch(at(x, row, a.start + t) + a.channel, 0, 2);
+}
+
+INLINE void prefetch_for_writing(
+    const struct tensor *x, int64_t row, struct ahead a)
+{
+    if (x->data)
+        for (int64_t t = 0; t < a.steps; t++)
+            __builtin_prefetch(at(x, row, a.start + t) + a.channel, 1, 2);
+}
+
 /* The step sizes of a chunk, before bias and softplus. */
 INLINE vector raw_delta(
     const struct scan *s, int64_t row, int64_t step, int64_t channel,
@@ -200,6 +234,12 @@ static void scan_forward(const void *arguments, void *scratch, int64_t task)
             for (int64_t v = 0; v < r.vectors; v++) {
                 int64_t channel = r.first_channel + v * LANES;
                 int64_t lanes = lanes_of(&r, channel);
+                struct ahead a =
+                    look_ahead(&r, v, chunk, chunk + 1, s->length);
+                prefetch(&s->u, row, a);
+                prefetch(&s->delta, row, a);
+                prefetch(&s->z, row, a);
+                prefetch_for_writing(&s->y, row, a);
                 for (int64_t t = 0; t < steps; t++) {
                     vector x = raw_delta(s, row, start + t, channel, lanes,
                                          weight + v * s->rank)
@@ -404,6 +444,15 @@ static void scan_backward(const void *arguments, void *scratch, int64_t task)
             for (int64_t v = 0; v < r.vectors; v++) {
                 int64_t channel = r.first_channel + v * LANES;
                 int64_t lanes = lanes_of(&r, channel);
+                struct ahead a =
+                    look_ahead(&r, v, chunk, chunk - 1, s->length);
+                prefetch(&s->u, row, a);
+                prefetch(&s->delta, row, a);
+                prefetch(&s->z, row, a);
+                prefetch(&s->grad_y, row, a);
+                prefetch_for_writing(&s->grad_u, row, a);
+                prefetch_for_writing(&s->grad_delta, row, a);
+                prefetch_for_writing(&s->grad_z, row, a);
                 for (int64_t t = 0; t < steps; t++) {
                     vector x = raw_delta(s, row, start + t, channel, lanes,
                                          weight + v * rank)
