@@ -4,6 +4,7 @@ Source: A. Gu and T. Dao, "Mamba: Linear-Time Sequence Modeling with Selective
 State Spaces", 2023, section 3.4 and figure 3.
 """
 
+import itertools
 import math
 
 import torch
@@ -16,6 +17,10 @@ from ascmamba_modules.selective_scan import (
     mamba_inner_cpu,
     selective_scan,
 )
+
+# What in_proj gives out at a time, in bytes, where the engine is "cpu" and no
+# gradient is asked for: what is still in the cache need not be fetched again.
+_BLOCK_BYTES = 2**22
 
 
 class Mamba(nn.Module):
@@ -123,11 +128,11 @@ class Mamba(nn.Module):
         torch.Tensor
             (batch, length, d_model).
         """
-        if x.dim() != 3 or x.numel() == 0:
-            raise ValueError(
-                "Mamba takes (batch, length, d_model), batch and length not "
-                f"0, got {tuple(x.shape)}."
-            )
+        return _in_blocks(
+            lambda x, mask: self._forward(x, mask, reverse), x, mask, self
+        )
+
+    def _forward(self, x, mask, reverse):
         xz = self.in_proj(x)  # (B, L, 2 E)
         A = -torch.exp(self.A_log.float())  # (E, N)
         if choose_engine(self.engine, xz, A) == "cpu":
@@ -245,4 +250,27 @@ class BidirectionalMamba(nn.Module):
         torch.Tensor
             (batch, length, d_model).
         """
+        return _in_blocks(self._forward, x, mask, self.forwards)
+
+    def _forward(self, x, mask):
         return self.forwards(x, mask) + self.backwards(x, mask, reverse=True)
+
+
+def _in_blocks(function, x, mask, mamba):
+    """Calls function(x, mask), on a few sequences at a time where it pays."""
+    if x.dim() != 3 or x.numel() == 0:
+        raise ValueError(
+            "Mamba takes (batch, length, d_model), batch and length not "
+            f"0, got {tuple(x.shape)}."
+        )
+    engine = choose_engine(mamba.engine, x, mamba.A_log)
+    if engine != "cpu" or torch.is_grad_enabled():
+        return function(x, mask)
+    bytes_each = 2 * mamba.d_inner * x.shape[1] * x.element_size()
+    rows = max(1, _BLOCK_BYTES // bytes_each)
+    if rows >= len(x):
+        return function(x, mask)
+    masks = itertools.repeat(None)
+    if mask is not None:
+        masks = mask.expand(x.shape[:2]).split(rows)
+    return torch.cat([function(*block) for block in zip(x.split(rows), masks)])

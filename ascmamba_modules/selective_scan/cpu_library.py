@@ -22,7 +22,7 @@ CHUNK = 32
 # so are their channels: enough for any number of threads, and the same for
 # all of them, so that results do not depend on it.
 _MAX_BLOCKS = 64
-_MIN_TASKS = 32
+_MIN_TASKS = 16
 # Channels: whole vectors, and enough to share the cost of sums over them.
 _MIN_PART = 32
 # Less work than this is not worth waking threads for.

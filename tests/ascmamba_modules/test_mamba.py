@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from ascmamba_modules import mamba as mamba_module
 from ascmamba_modules.mamba import BidirectionalMamba, Mamba
 
 OPTIONS = [
@@ -199,3 +200,22 @@ def test_mask_broadcasts_or_is_refused(engine):
 def test_engine_reaches_the_scan():
     with pytest.raises(ValueError, match="abacus"):
         Mamba(6, engine="abacus")
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("kind", [Mamba, BidirectionalMamba])
+def test_blocks_of_sequences_give_what_all_give(
+    kind, rows, randomise, monkeypatch
+):
+    block = randomise(kind(6))
+    x = torch.randn(8, 8, 6)
+    mask = torch.arange(8) < torch.arange(1, 9).unsqueeze(1)
+    for masks in (None, mask, mask[:1]):
+        with torch.no_grad():
+            expected = block(x, masks)
+            with monkeypatch.context() as patch:
+                in_proj_bytes = 2 * 12 * 8 * 4  # of one sequence
+                patch.setattr(
+                    mamba_module, "_BLOCK_BYTES", rows * in_proj_bytes
+                )
+                torch.testing.assert_close(block(x, masks), expected)
