@@ -3,7 +3,7 @@
 All get float32 tensors with channels last, as a Mamba block has them, with
 step sizes that are ready (no softplus) and neither D nor gate.  Beside them
 stands the time of the exponentials alone, one for each step, channel and
-state: PyTorch's ``exp`` on tensors that stay in the cache.
+state, by ``torch.exp`` and by the kernels' own function.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from common import (
     peak_gpu_memory,
     peak_memory,
 )
+from exponentials import kernel_exponentials, torch_exponentials
 from mambapy.pscan import pscan
 
 from ascmamba_modules.selective_scan import engine_status, selective_scan
@@ -43,7 +44,10 @@ HUGGING_FACE = "Hugging Face"
 # Loops over time, whose backward pass is quadratic in length: for the shape
 # "reference" alone, elsewhere they take minutes and more.
 LOOPS = (REFERENCE, HUGGING_FACE)
-EXPONENTIALS = "exponentials alone"
+FLOORS = {
+    "torch.exp alone": torch_exponentials,
+    "kernel's exponentials alone": kernel_exponentials,
+}
 PASSES = ("forward", "forward + backward")
 
 
@@ -108,14 +112,6 @@ def scan_of_hugging_face():
     return inspect.unwrap(mamba_selective_scan)
 
 
-def exponentials(u, A):
-    """One exponential for each step, channel and state, in the cache."""
-    block = torch.randn(2**16)
-    result = torch.empty_like(block)
-    for _ in range(u.numel() * A.shape[1] // len(block)):
-        torch.exp(block, out=result)
-
-
 def scan(name, u, delta, A, B, C):
     """Runs mambapy or an engine; arguments as in :func:`scan_mambapy`."""
     if name == PEER:
@@ -158,7 +154,7 @@ def prepare(name, pass_name, shape, device="cpu"):
     Arguments
     ---------
     name : str
-        "mambapy", an engine, one of LOOPS or EXPONENTIALS.
+        "mambapy", an engine, one of LOOPS or of FLOORS.
     pass_name : str
         One of PASSES.
     shape : tuple
@@ -175,8 +171,8 @@ def prepare(name, pass_name, shape, device="cpu"):
     grad_output = torch.randn_like(inputs[0])
 
     def run(inputs=inputs, grad_output=grad_output):
-        if name == EXPONENTIALS:
-            exponentials(inputs[0], inputs[2])
+        if name in FLOORS:
+            FLOORS[name](inputs[0].numel() * STATES)
         elif pass_name == "forward":
             with torch.no_grad():
                 scan(name, *inputs)
@@ -211,7 +207,7 @@ def rows(shape, rounds, device="cpu"):
     """
     names = [PEER, *_engines(device)]
     if device == "cpu":
-        names.append(EXPONENTIALS)
+        names += FLOORS
         if shape == SHAPES["reference"]:
             names += LOOPS
     table = []
