@@ -93,38 +93,51 @@ INLINE void scatter(
     }
 }
 
-/* Asks for what the next vector of channels, or of the next chunk, will read:
- * steps lie too far apart for the processor to foresee it. */
-struct ahead {
-    int64_t start, steps, channel;
+/* One line of memory a step, to be fetched ahead: steps lie too far apart for
+ * the processor to foresee where it will read and write next.  The tiles ask
+ * for one line a step, as their arithmetic leaves time for no more. */
+struct stream {
+    const REAL *first;
+    int64_t step;
 };
 
-INLINE struct ahead look_ahead(
-    const struct range *r, int64_t v, int64_t chunk, int64_t next_chunk,
-    int64_t length)
+INLINE void fetch(struct stream stream, int64_t t)
 {
-    int64_t is_last = v + 1 == r->vectors;
-    int64_t start = (is_last ? next_chunk : chunk) * CHUNK;
-    struct ahead a = {start, smaller(CHUNK, length - start),
-                      r->first_channel + (is_last ? 0 : (v + 1) * LANES)};
-    if (start < 0)
-        a.steps = 0;
-    return a;
+    __builtin_prefetch(stream.first + t * stream.step, 0, 2);
 }
 
-INLINE void prefetch(const struct tensor *x, int64_t row, struct ahead a)
+/* Where a vector of channels stands in its chunk. */
+struct place {
+    int64_t row, chunk, vector;
+};
+
+/* The place that comes next, with chunks counted up or down (`by` 1 or -1). */
+INLINE struct place next_place(
+    const struct range *r, struct place p, int64_t chunks, int64_t by)
 {
-    if (x->data)
-        for (int64_t t = 0; t < a.steps; t++)
-            __builtin_prefetch(at(x, row, a.start + t) + a.channel, 0, 2);
+    if (++p.vector < r->vectors)
+        return p;
+    p.vector = 0;
+    p.chunk += by;
+    if (p.chunk >= 0 && p.chunk < chunks)
+        return p;
+    p.chunk = by > 0 ? 0 : chunks - 1;
+    if (p.row + 1 < r->last_row)
+        p.row++;
+    return p;
 }
 
-INLINE void prefetch_for_writing(
-    const struct tensor *x, int64_t row, struct ahead a)
+/* Of the first tensor if it is there, else of the other. */
+INLINE struct stream stream_of(
+    const struct range *r, struct place p, const struct tensor *x,
+    const struct tensor *other)
 {
-    if (x->data)
-        for (int64_t t = 0; t < a.steps; t++)
-            __builtin_prefetch(at(x, row, a.start + t) + a.channel, 1, 2);
+    if (!x->data)
+        x = other;
+    struct stream stream = {
+        at(x, p.row, p.chunk * CHUNK) + r->first_channel + p.vector * LANES,
+        x->step};
+    return stream;
 }
 
 /* The step sizes of a chunk, before bias and softplus. */
@@ -155,10 +168,12 @@ INLINE vector pick(const struct operand *o, int is_constant, int64_t t, int n)
 
 /* ---- forward ---- */
 
+#define FORWARD_STREAMS 4
+
 INLINE void forward_tile(
     int tile, int constant_B, int constant_C, int64_t steps, const vector *A,
     struct operand B, struct operand C, const vector *delta,
-    const vector *drive, vector *state, vector *y)
+    const vector *drive, vector *state, vector *y, struct stream ahead)
 {
     vector h[TILE], rate[TILE];
     for (int i = 0; i < tile; i++) {
@@ -167,6 +182,7 @@ INLINE void forward_tile(
     }
     for (int64_t t = 0; t < steps; t++) {
         vector sum = y[t];
+        fetch(ahead, t);
 #pragma GCC unroll 4
         for (int i = 0; i < tile; i++) {
             vector decay = exp2_of(delta[t] * rate[i]);
@@ -183,7 +199,7 @@ INLINE void forward_tile(
 INLINE void forward_states(
     int constant_B, int constant_C, int64_t states, int64_t steps,
     const vector *A, struct operand B, struct operand C, const vector *delta,
-    const vector *drive, vector *state, vector *y)
+    const vector *drive, vector *state, vector *y, const struct stream *ahead)
 {
     int64_t n = 0;
 #define RUN(tile)                                                              \
@@ -191,7 +207,8 @@ INLINE void forward_states(
         struct operand B_n = {B.varying + n, B.step, B.constant + n};          \
         struct operand C_n = {C.varying + n, C.step, C.constant + n};          \
         forward_tile(tile, constant_B, constant_C, steps, A + n, B_n, C_n,     \
-                     delta, drive, state + n, y);                              \
+                     delta, drive, state + n, y,                               \
+                     ahead[n / TILE % FORWARD_STREAMS]);                       \
     } while (0)
     for (; n + TILE <= states; n += TILE)
         RUN(TILE);
@@ -234,12 +251,14 @@ static void scan_forward(const void *arguments, void *scratch, int64_t task)
             for (int64_t v = 0; v < r.vectors; v++) {
                 int64_t channel = r.first_channel + v * LANES;
                 int64_t lanes = lanes_of(&r, channel);
-                struct ahead a =
-                    look_ahead(&r, v, chunk, chunk + 1, s->length);
-                prefetch(&s->u, row, a);
-                prefetch(&s->delta, row, a);
-                prefetch(&s->z, row, a);
-                prefetch_for_writing(&s->y, row, a);
+                struct place place = {row, chunk, v};
+                place = next_place(&r, place, chunks, 1);
+                const struct stream ahead[FORWARD_STREAMS] = {
+                    stream_of(&r, place, &s->u, &s->u),
+                    stream_of(&r, place, &s->y, &s->u),
+                    stream_of(&r, place, &s->z, &s->u),
+                    stream_of(&r, place, &s->delta, &s->u),
+                };
                 for (int64_t t = 0; t < steps; t++) {
                     vector x = raw_delta(s, row, start + t, channel, lanes,
                                          weight + v * s->rank)
@@ -258,7 +277,7 @@ static void scan_forward(const void *arguments, void *scratch, int64_t task)
                     C_v.varying = at_group(&s->C, r.group_of_C, row, start);
 #define RUN(constant_B, constant_C)                                            \
     forward_states(constant_B, constant_C, states, steps, A + v * states, B_v, \
-                   C_v, delta, drive, state + v * states, y)
+                   C_v, delta, drive, state + v * states, y, ahead)
                 if (s->B.groups && s->C.groups)
                     RUN(0, 0);
                 else if (s->B.groups)
@@ -285,6 +304,8 @@ static void scan_forward(const void *arguments, void *scratch, int64_t task)
 
 /* ---- backward ---- */
 
+#define BACKWARD_STREAMS 8
+
 /* What the states of one vector of channels share in a chunk. */
 struct chunk_vectors {
     vector delta[CHUNK], drive[CHUNK], grad_y[CHUNK];
@@ -296,7 +317,7 @@ INLINE void backward_tile(
     int tile, int constant_B, int constant_C, int64_t steps, int64_t states,
     const vector *A, struct operand B, struct operand C,
     struct chunk_vectors *c, const vector *border, vector *grad_state,
-    vector *grad_A, vector *grad_B, vector *grad_C)
+    vector *grad_A, vector *grad_B, vector *grad_C, const struct stream *ahead)
 {
     struct {
         vector before[TILE], decay[TILE];
@@ -307,6 +328,7 @@ INLINE void backward_tile(
         rate[i] = A[i];
     }
     for (int64_t t = 0; t < steps; t++) {
+        fetch(ahead[0], t);
 #pragma GCC unroll 4
         for (int i = 0; i < tile; i++) {
             vector decay = exp2_of(c->delta[t] * rate[i]);
@@ -324,6 +346,7 @@ INLINE void backward_tile(
         vector grad_y = c->grad_y[t];
         vector grad_drive = c->grad_drive[t];
         vector grad_exponent = c->grad_exponent[t], y = c->y[t];
+        fetch(ahead[1], t);
         /* Constant projections have one sum, others one a step. */
         vector *sum_B = grad_B + (constant_B ? 0 : t * 2 * states);
         vector *sum_C = grad_C + (constant_C ? 0 : t * 2 * states);
@@ -356,7 +379,7 @@ INLINE void backward_states(
     int constant_B, int constant_C, int64_t states, int64_t steps,
     const vector *A, struct operand B, struct operand C,
     struct chunk_vectors *c, const vector *border, vector *grad_state,
-    vector *grad_A, vector *grad_B, vector *grad_C)
+    vector *grad_A, vector *grad_B, vector *grad_C, const struct stream *ahead)
 {
     int64_t n = 0;
 #define RUN(tile)                                                              \
@@ -365,7 +388,8 @@ INLINE void backward_states(
         struct operand C_n = {C.varying + n, C.step, C.constant + n};          \
         backward_tile(tile, constant_B, constant_C, steps, states, A + n, B_n, \
                       C_n, c, border + n, grad_state + n, grad_A + n,          \
-                      grad_B + n, grad_C + n);                                 \
+                      grad_B + n, grad_C + n,                                  \
+                      ahead + 2 * (n / TILE) % BACKWARD_STREAMS);              \
     } while (0)
     for (; n + TILE <= states; n += TILE)
         RUN(TILE);
@@ -444,15 +468,18 @@ static void scan_backward(const void *arguments, void *scratch, int64_t task)
             for (int64_t v = 0; v < r.vectors; v++) {
                 int64_t channel = r.first_channel + v * LANES;
                 int64_t lanes = lanes_of(&r, channel);
-                struct ahead a =
-                    look_ahead(&r, v, chunk, chunk - 1, s->length);
-                prefetch(&s->u, row, a);
-                prefetch(&s->delta, row, a);
-                prefetch(&s->z, row, a);
-                prefetch(&s->grad_y, row, a);
-                prefetch_for_writing(&s->grad_u, row, a);
-                prefetch_for_writing(&s->grad_delta, row, a);
-                prefetch_for_writing(&s->grad_z, row, a);
+                struct place place = {row, chunk, v};
+                place = next_place(&r, place, chunks, -1);
+                const struct stream ahead[BACKWARD_STREAMS] = {
+                    stream_of(&r, place, &s->u, &s->u),
+                    stream_of(&r, place, &s->grad_y, &s->u),
+                    stream_of(&r, place, &s->grad_u, &s->u),
+                    stream_of(&r, place, &s->z, &s->u),
+                    stream_of(&r, place, &s->grad_z, &s->u),
+                    stream_of(&r, place, &s->delta, &s->u),
+                    stream_of(&r, place, &s->grad_delta, &s->u),
+                    stream_of(&r, place, &s->u, &s->u),
+                };
                 for (int64_t t = 0; t < steps; t++) {
                     vector x = raw_delta(s, row, start + t, channel, lanes,
                                          weight + v * rank)
@@ -485,7 +512,7 @@ static void scan_backward(const void *arguments, void *scratch, int64_t task)
     backward_states(constant_B, constant_C, states, steps, A + v * states,     \
                     B_v, C_v, &c, border + v * states,                         \
                     grad_state + v * states, grad_A + v * states, grad_B_v,    \
-                    grad_C_v)
+                    grad_C_v, ahead)
                 if (!constant_B && !constant_C)
                     RUN(0, 0);
                 else if (!constant_B)
