@@ -265,7 +265,6 @@ def scan_forward(inputs, keep_borders):
     borders : torch.Tensor or None
         What the backward pass needs.
     """
-    kernels = _kernels()
     inputs = _contiguous_parameters(inputs)
     u = inputs.u
     directions, batch, length, channels = u.shape
@@ -278,7 +277,7 @@ def scan_forward(inputs, keep_borders):
     last_state = _floats(u, directions, batch, states, channels)
     sizes, parts, options = _geometry(inputs)
     with _device_of(u):
-        kernels.scan_forward[(directions * batch * parts,)](
+        kernels().scan_forward[(directions * batch * parts,)](
             *_tensors(inputs),
             *(y, borders, last_state),
             *_strides(inputs),
@@ -314,7 +313,6 @@ def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
         they vary over time, side by side, as float32.  They are the sums over
         the parts, of which each group has the same number.
     """
-    kernels = _kernels()
     given, inputs = inputs, _contiguous_parameters(inputs)
     u, delta, z = inputs.u, inputs.delta, inputs.z
     directions, batch, length, channels = u.shape
@@ -355,7 +353,7 @@ def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
         options["BLOCK"],
     )
     with _device_of(u):
-        kernels.scan_backward[(programs,)](
+        kernels().scan_backward[(programs,)](
             *_tensors(inputs),
             *(borders, scratch, grad_y, grad_last_state),
             *(gradients[name] for name in ("u", "delta", "z", "A", "B", "C")),
@@ -381,7 +379,18 @@ def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
 
 
 @functools.lru_cache(maxsize=1)
-def _kernels():
+def kernels():
+    """Imports the kernels, and Triton with them.
+
+    Returns
+    -------
+    module
+
+    Example
+    -------
+    >>> if why_not() is None:
+    ...     forward = kernels().scan_forward
+    """
     if interpreting():
         _let_interpreter_count()
     from ascmamba_modules.selective_scan import triton_kernels

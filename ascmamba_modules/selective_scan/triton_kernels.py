@@ -84,7 +84,7 @@ def _projection(pointers, constant, t, stride, mask, CONSTANT: tl.constexpr):
 
 
 @triton.jit
-def _reading(k, length, backwards):
+def reading(k, length, backwards):
     """The step that direction k reads first, and which way it goes (int64).
 
     Offsets of large tensors do not fit into 32 bits.
@@ -152,7 +152,7 @@ def scan_forward(
     part = tl.program_id(0) % parts
     row = (tl.program_id(0) // parts).to(tl.int64)
     k, b = row // batch, row % batch
-    first, sign = _reading(k, length, backwards)
+    first, sign = reading(k, length, backwards)
     group = part // splits
     c = group * group_width + part % splits * BLOCK + tl.arange(0, BLOCK)
     in_block = c < (group + 1) * group_width
@@ -303,7 +303,7 @@ def scan_backward(
     )
     directions = tl.num_programs(0) // (parts * runs)
 
-    first, sign = _reading(k, length, backwards)
+    first, sign = reading(k, length, backwards)
     step = sign * directions
     parameter = k * channels + c
     rates = parameter[None, :] * STATES + n[:, None]
