@@ -13,6 +13,11 @@ import pytest
 import speechbrain  # registers the modules that the loop below goes through
 import torch
 
+# The kernels of the engine triton run without a GPU in its interpreter, which
+# must be asked for before they are imported, like Triton itself.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Hypothesis asks every loaded module for its file, at which SpeechBrain's
 # redirections of old names import what is not installed, and raise.
 for _module in list(sys.modules.values()):

@@ -6,9 +6,14 @@ import torch
 import torch.nn.functional as F
 from speechbrain.utils.logger import get_logger
 
-from ascmamba_modules.selective_scan import cpu_library, mamba_ssm_engine
+from ascmamba_modules.selective_scan import (
+    cpu_library,
+    mamba_ssm_engine,
+    triton_engine,
+)
 from ascmamba_modules.selective_scan.cpu_engine import scan_cpu
 from ascmamba_modules.selective_scan.torch_engine import scan_torch
+from ascmamba_modules.selective_scan.triton_engine import scan_triton
 
 logger = get_logger(__name__)
 
@@ -67,8 +72,9 @@ def selective_scan(
     engine : str
         "auto" takes the fastest engine that runs here, and logs which once;
         "torch" runs anywhere; "cpu" is compiled for CPUs when the package is
-        installed; "mamba_ssm" is the CUDA kernel of mamba-ssm, which knows no
-        float64 and no gradient through the last state.
+        installed; "triton" is compiled for the GPU at its first call, and
+        knows no float64; "mamba_ssm" is the CUDA kernel of mamba-ssm, which
+        knows neither float64 nor a gradient through the last state.
     reverse : bool
         Whether to read time backwards, from the last step to the first.
 
@@ -120,6 +126,11 @@ def selective_scan(
         if return_last_state:
             return results[0].flip(2), results[1]
         return results.flip(2)
+    if engine == "triton":
+        # One direction; tensors stay where and of what type they are.
+        inputs = (x if x is None else x.unsqueeze(0) for x in inputs)
+        y, last_state = scan_triton(*inputs, delta_softplus, int(reverse))
+        return (y[0], last_state[0]) if return_last_state else y[0]
     with torch.autocast(u.device.type, enabled=False):
         full = torch.promote_types(u.dtype, torch.float32)
         inputs = [x if x is None else x.to(full) for x in inputs]
@@ -150,14 +161,21 @@ def engine_status(device="cpu"):
     True
     """
     kind = torch.device(device).type
+    not_on_gpu = "the tensors are not on a CUDA GPU; move the model there"
+    # That triton is the faster one on GPUs is expected, not measured: it
+    # reads what a Mamba block has as it is, where mamba_ssm needs copies.
     status = {
-        "mamba_ssm": "the tensors are not on a CUDA GPU; move the model there",
+        "triton": not_on_gpu,
+        "mamba_ssm": not_on_gpu,
         "cpu": "the tensors are not on the CPU; move the model there",
         "torch": None,
     }
     if kind == "cuda":
+        status["triton"] = triton_engine.why_not()
         status["mamba_ssm"] = mamba_ssm_engine.why_not()
     if kind == "cpu":
+        if triton_engine.interpreting():
+            status["triton"] = triton_engine.why_not_interpreted()
         status["cpu"] = cpu_library.why_not()
     return status
 
@@ -182,7 +200,14 @@ def check_engine(engine):
     >>> check_engine("torch")
     """
     _check_name(engine)
-    never = {"mamba_ssm": mamba_ssm_engine, "cpu": cpu_library}
+    if engine == "triton" and triton_engine.interpreting():
+        _refuse(engine, triton_engine.why_not_interpreted())
+        return
+    never = {
+        "triton": triton_engine,
+        "mamba_ssm": mamba_ssm_engine,
+        "cpu": cpu_library,
+    }
     if engine in never:
         _refuse(engine, never[engine].why_not())
 
@@ -231,10 +256,13 @@ def choose_engine(engine, u, A, return_last_state=False):
         return engine
     _check_name(engine)
     status = engine_status(u.device)
+    status["triton"] = status["triton"] or triton_engine.misfit(u)
     status["mamba_ssm"] = status["mamba_ssm"] or mamba_ssm_engine.misfit(u, A)
     if engine != "auto":
         _refuse(engine, status[engine])
         return engine
+    if u.device.type == "cpu":
+        status["triton"] = status["triton"] or "it is interpreted, for tests"
     if return_last_state and torch.is_grad_enabled():
         del status["mamba_ssm"]  # it gives the last state no gradient
     choice = next(name for name, reason in status.items() if not reason)

@@ -1,9 +1,13 @@
 """Every engine of the selective scan computes the recurrence of Mamba."""
 
+import importlib.util
 import logging
 import math
 import shutil
+import subprocess
+import sys
 import sysconfig
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +22,7 @@ from ascmamba_modules.selective_scan import (
     interface,
     selective_scan,
     torch_engine,
+    triton_engine,
 )
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
@@ -34,11 +39,19 @@ compiled = pytest.mark.skipif(
     shutil.which(compiler) is None and not cpu_library.LIBRARY.exists(),
     reason=f"no C compiler ({compiler}) to compile the kernels with",
 )
-ON_CPU = ["torch", pytest.param("cpu", marks=compiled)]
+interpreted = pytest.mark.skipif(
+    not triton_engine.interpreting()
+    or importlib.util.find_spec("triton") is None,
+    reason="triton is not installed, or its kernels run on the GPU instead",
+)
+WITHOUT_TRITON = ["torch", pytest.param("cpu", marks=compiled)]
+ON_CPU = [*WITHOUT_TRITON, pytest.param("triton", marks=interpreted)]
 ENGINES = [
     pytest.param("torch", "cpu", id="torch"),
     pytest.param("cpu", "cpu", marks=compiled, id="cpu"),
+    pytest.param("triton", "cpu", marks=interpreted, id="triton-interpreted"),
     pytest.param("torch", "cuda", marks=on_gpu, id="torch-cuda"),
+    pytest.param("triton", "cuda", marks=on_gpu, id="triton"),
     pytest.param("mamba_ssm", "cuda", marks=on_gpu, id="mamba_ssm"),
 ]
 
@@ -46,8 +59,14 @@ ENGINES = [
 CASES = [
     pytest.param({}, id="plain"),
     pytest.param({"sizes": (2, 5, 3, 37)}, id="odd sizes"),
-    pytest.param({"sizes": (3, 37, 7, 65)}, id="odd sizes, several vectors"),
-    pytest.param({"sizes": (70, 16, 16, 32)}, id="many sequences"),
+    pytest.param({"sizes": (1, 37, 2, 5)}, id="odd channels, several vectors"),
+    pytest.param(
+        {"sizes": (3, 37, 7, 65), "long": True}, id="odd sizes, several vectors"
+    ),
+    pytest.param(
+        {"sizes": (70, 16, 16, 32), "long": True}, id="many sequences"
+    ),
+    pytest.param({"sizes": (5, 2, 2, 3), "programs": 2}, id="runs of three"),
     pytest.param({"sizes": (2, 4, 3, 1)}, id="one step"),
     pytest.param({"sizes": (2, 4, 1, 20)}, id="one state"),
     pytest.param({"sizes": (1, 1, 1, 1)}, id="one of each"),
@@ -60,7 +79,7 @@ CASES = [
     pytest.param({"B": "grouped", "max_chunk": 7}, id="groups in B alone"),
     pytest.param({"C": "grouped"}, id="groups in C alone"),
     pytest.param(
-        {"B": "grouped", "C": "each", "sizes": (2, 6, 3, 20)},
+        {"B": "grouped", "C": "each", "sizes": (2, 6, 3, 7)},
         id="unequal groups",
     ),
     pytest.param({"B": "constant", "C": "constant"}, id="constant B and C"),
@@ -209,6 +228,13 @@ def set_chunks(monkeypatch):
         if "elements" in case:
             budget = dict.fromkeys(("cpu", "cuda"), case["elements"])
             monkeypatch.setattr(torch_engine, "_CHUNK_ELEMENTS", budget)
+        if "programs" in case:
+            monkeypatch.setattr(
+                triton_engine, "_MAX_PROGRAMS", case["programs"]
+            )
+        # A whole number of steps that are unrolled.
+        chunk = max(4, case.get("max_chunk", 32) // 4 * 4)
+        monkeypatch.setattr(triton_engine, "CHUNK", chunk)
 
     return set_them
 
@@ -218,6 +244,8 @@ def set_chunks(monkeypatch):
 def test_equals_the_recurrence_in_float64(engine, device, case, set_chunks):
     if engine == "mamba_ssm":
         pytest.importorskip("selective_scan_cuda", exc_type=ImportError)
+    if "long" in case and (engine, device) == ("triton", "cpu"):
+        pytest.skip("takes the interpreter a minute")
     set_chunks(case)
     softplus = case.get("softplus", True)
     inputs = make_inputs(**case)
@@ -244,7 +272,12 @@ def test_equals_the_recurrence_in_float64(engine, device, case, set_chunks):
             exact,
             through_state,
         ),
-        tolerance={"torch": 1e-5, "cpu": 2e-6, "mamba_ssm": 1e-3}[engine],
+        tolerance={
+            "torch": 1e-5,
+            "cpu": 2e-6,
+            "triton": 1e-5,
+            "mamba_ssm": 1e-3,
+        }[engine],
     )
 
 
@@ -253,6 +286,8 @@ def test_equals_the_recurrence_in_float64(engine, device, case, set_chunks):
 def test_equals_the_reference_of_mamba_ssm(
     engine, case, set_chunks, mamba_ssm_reference
 ):
+    if engine == "triton" and set(case) - {"strided", "B", "C"}:
+        pytest.skip("compared with float64 above; the interpreter is slow")
     set_chunks(case)
     softplus = case.get("softplus", True)
     inputs = make_inputs(**case)
@@ -277,7 +312,7 @@ def test_equals_the_reference_of_mamba_ssm(
 
 
 @pytest.mark.parametrize("projection", ["shared", "grouped", "constant"])
-@pytest.mark.parametrize("engine", ON_CPU)
+@pytest.mark.parametrize("engine", WITHOUT_TRITON)
 def test_gradients_equal_finite_differences(engine, projection, set_chunks):
     set_chunks({"max_chunk": 2})
     inputs = make_inputs(
@@ -322,7 +357,7 @@ def test_every_instruction_set_gives_the_same(number, dtype, monkeypatch):
 @pytest.mark.parametrize("engine", ON_CPU)
 @pytest.mark.parametrize("B", ["shared", "constant"])
 def test_reverse_reads_from_the_last_step_to_the_first(engine, B):
-    inputs = make_inputs((2, 5, 3, 37), B=B)
+    inputs = make_inputs((2, 5, 3, 13 if engine == "triton" else 37), B=B)
 
     def scan(tensors):
         return selective_scan(
@@ -424,9 +459,18 @@ def test_runs_in_forked_workers_of_a_data_loader(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@compiled
-def test_nan_goes_where_the_recurrence_takes_it(name):
-    inputs = make_inputs((2, 5, 3, 70))
+@pytest.mark.parametrize(
+    "engine, sizes",
+    [
+        pytest.param("cpu", (2, 5, 3, 70), marks=compiled),
+        pytest.param("triton", (2, 5, 3, 10), marks=interpreted),
+    ],
+)
+def test_nan_goes_where_the_recurrence_takes_it(
+    engine, sizes, name, set_chunks
+):
+    set_chunks({"max_chunk": 4})
+    inputs = make_inputs(sizes)
     with torch.no_grad():
         index = [size // 2 for size in inputs[name].shape]
         inputs[name][tuple(index)] = torch.nan
@@ -439,21 +483,21 @@ def test_nan_goes_where_the_recurrence_takes_it(name):
             engine=engine,
         )
 
-    actual = run_with_gradients(scan_with("cpu"), inputs, True)
+    actual = run_with_gradients(scan_with(engine), inputs, True)
     expected = run_with_gradients(scan_with("torch"), inputs, True)
     assert actual["y"].isnan().any()
     for key, x in expected.items():
         assert torch.equal(actual[key].isnan(), x.isnan()), key
 
 
-@compiled
-def test_extreme_step_sizes_give_the_limits():
+@pytest.mark.parametrize("engine", ON_CPU[1:])
+def test_extreme_step_sizes_give_the_limits(engine):
     u = torch.ones(1, 1, 6)
     delta = torch.tensor([[[-1e30, -200.0, 0.0, 200.0, 1e30, torch.inf]]])
     A, B = torch.tensor([[-1.0]]), torch.ones(1, 1, 6)
     results = [
         selective_scan(u, delta, A, B, B, delta_softplus=True, engine=engine)
-        for engine in ("cpu", "torch")
+        for engine in (engine, "torch")
     ]
     torch.testing.assert_close(*results, rtol=1e-6, atol=0)
 
@@ -527,7 +571,8 @@ def test_last_state_comes_only_if_asked_for():
 @pytest.mark.parametrize("engine", ON_CPU)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_inputs_keep_a_float32_state(dtype, engine):
-    inputs = make_inputs(sizes=(2, 4, 8, 100))
+    length = 15 if engine == "triton" else 100
+    inputs = make_inputs(sizes=(2, 4, 8, length))
     for name in ("u", "delta", "B", "C", "z"):
         inputs[name] = inputs[name].detach().to(dtype).requires_grad_()
     y, last_state = selective_scan(
@@ -556,7 +601,8 @@ def test_half_precision_inputs_keep_a_float32_state(dtype, engine):
 @pytest.mark.parametrize("engine", ON_CPU)
 @pytest.mark.parametrize("B", ["shared", "constant"])
 def test_autocast_costs_no_precision(B, engine):
-    inputs = make_inputs(sizes=(2, 8, 8, 100), B=B)
+    length = 15 if engine == "triton" else 100
+    inputs = make_inputs(sizes=(2, 8, 8, length), B=B)
 
     def scan(tensors):
         return selective_scan(
@@ -572,7 +618,7 @@ def test_autocast_costs_no_precision(B, engine):
     assert_equal_results(actual, expected, tolerance=1e-6)
 
 
-def constant_inputs(A, length=5000):
+def constant_inputs(A, length):
     """Step size 1, so that the state is a sum of B u under decay exp(A)."""
     u = torch.randn(1, 2, length, requires_grad=True)
     delta = torch.ones(1, 2, length, requires_grad=True)
@@ -584,7 +630,8 @@ def constant_inputs(A, length=5000):
 @pytest.mark.parametrize("engine", ON_CPU)
 @pytest.mark.parametrize("decay", [-1e4, 0.0], ids=["forgets", "remembers"])
 def test_long_sequences_stay_finite_and_exact(decay, engine):
-    u, delta, A, B, C = constant_inputs(decay)
+    length = 200 if engine == "triton" else 5000
+    u, delta, A, B, C = constant_inputs(decay, length)
     y = selective_scan(u, delta, A, B, C, engine=engine)
     # (batch, channels, state, length)
     state = (B.unsqueeze(1) * u.unsqueeze(2)).double()
@@ -626,6 +673,90 @@ def test_long_sequences_stay_finite_and_exact(decay, engine):
 def test_wrong_arguments_are_refused(wrong, message, engine):
     with pytest.raises(ValueError, match=message):
         selective_scan(**{**make_inputs(), "engine": engine, **wrong})
+
+
+@interpreted
+def test_triton_knows_no_float64_and_says_what_does():
+    inputs = make_inputs(dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="'triton'.*float64.*'torch'"):
+        selective_scan(**inputs, engine="triton")
+
+
+def test_triton_runs_on_a_cpu_only_when_interpreted(monkeypatch):
+    monkeypatch.setattr(triton_engine, "interpreting", lambda: False)
+    with pytest.raises(RuntimeError, match="'triton'.*CUDA GPU.*move"):
+        selective_scan(**make_inputs(), engine="triton")
+
+
+@interpreted
+def test_interpreted_kernels_are_never_the_choice(monkeypatch):
+    monkeypatch.setattr(cpu_library, "why_not", lambda: "none")
+    assert engine_status("cpu")["triton"] is None
+    assert interface.choose_engine("auto", **sample_inputs()) == "torch"
+
+
+def test_package_does_not_import_triton():
+    code = "import sys, ascmamba_modules.mamba; print('triton' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "False"
+
+
+@interpreted
+@pytest.mark.parametrize("backwards", [0b10, 0b01])
+def test_pair_in_one_launch_equals_two_scans(backwards, set_chunks):
+    set_chunks({"max_chunk": 8})
+    # Channels last, directions next to each other, z in one tensor with u.
+    channels, states, length = 5, 3, 14
+    xz = torch.randn(2, length, 2, 2 * channels)
+    delta = torch.randn(2, length, 2, channels)
+    projections = torch.randn(2, length, 2, 1 + 2 * states)
+    parameters = [
+        -3 * torch.rand(2, channels, states),
+        torch.randn(2, channels),
+        torch.randn(2, channels),
+    ]
+    tensors = [xz, delta, projections, *parameters]
+    tensors = [x.requires_grad_() for x in tensors]
+
+    def sequences(x):  # (B, L, K, n) -> (K, B, n, L)
+        return x.permute(2, 0, 3, 1)
+
+    def results(scan):
+        xz, delta, projections, A, D, bias = tensors
+        u, z = (sequences(x) for x in xz.chunk(2, -1))
+        _, B, C = sequences(projections).split([1, states, states], dim=2)
+        y, state = scan(u, sequences(delta), A, B, C, D, z, bias)
+        loss = (y * y.detach().cos()).sum() + (state**2).sum()
+        return [y, state, *torch.autograd.grad(loss, tensors)]
+
+    def at_once(u, delta, A, B, C, D, z, bias):
+        B, C = B.unsqueeze(2), C.unsqueeze(2)
+        return triton_engine.scan_triton(
+            u, delta, A, B, C, D, z, bias, True, backwards
+        )
+
+    def one_by_one(*inputs, engine):
+        y, state = zip(
+            *(
+                selective_scan(
+                    u, delta, A, B, C, D, z, bias, True, True, engine, reverse
+                )
+                for u, delta, A, B, C, D, z, bias, reverse in zip(
+                    *inputs, [bool(backwards & 1), bool(backwards & 2)]
+                )
+            )
+        )
+        return torch.stack(y), torch.stack(state)
+
+    pair = results(at_once)
+    for engine, tolerance in (("triton", 0), ("torch", 1e-5)):
+        expected = results(partial(one_by_one, engine=engine))
+        for actual, x in zip(pair, expected):
+            torch.testing.assert_close(
+                actual, x, rtol=tolerance, atol=tolerance
+            )
 
 
 def test_engine_that_cannot_run_is_refused_with_reason_and_remedy():
@@ -679,7 +810,8 @@ def test_kernels_that_are_missing_are_refused_by_name(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("engine", ON_CPU)
 def test_states_are_not_stored_for_the_backward_pass(engine):
-    sizes = (2, 16, 32, 512)  # batch, channels, state, length
+    # Batch, channels, state, length.
+    sizes = (1, 16, 32, 200) if engine == "triton" else (2, 16, 32, 512)
     saved = []
 
     def pack(tensor):

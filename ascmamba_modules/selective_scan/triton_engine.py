@@ -1,0 +1,481 @@
+"""The selective scan by kernels in Triton, as functions of tensors.
+
+Source: A. Gu and T. Dao, "Mamba: Linear-Time Sequence Modeling with Selective
+State Spaces", 2023, section 3.3.2 (states are recomputed in the backward pass
+instead of stored) and figure 3.
+
+Triton comes with PyTorch for Linux.  It is slow to import and absent
+elsewhere, so that nothing here imports it before it is asked to run.  With the
+environment variable TRITON_INTERPRET=1, set before the first scan, the kernels
+run on the CPU, slowly, for tests.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import math
+import os
+from typing import NamedTuple
+
+import torch
+from torch.autograd.function import once_differentiable
+
+_NOT_INSTALLED = "triton is not installed; use engine='torch'"
+# Steps from one state kept for the backward pass to the next.
+CHUNK = 32
+# Steps that are unrolled: their decays and states are registers.  A chunk is
+# a whole number of them.
+_STEPS = 4
+# One program is one warp: a channel for each lane.
+_BLOCK = 32
+# Programs of the backward pass, each with memory of its own; more than any
+# GPU runs at once, and the same for all, so that results are.
+_MAX_PROGRAMS = 4096
+
+
+def interpreting():
+    """Whether kernels are interpreted on the CPU.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> interpreting() in (True, False)
+    True
+    """
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@functools.lru_cache(maxsize=1)
+def why_not():
+    """Says why the kernels cannot run on a GPU here.
+
+    Returns
+    -------
+    str or None
+        The reason with its remedy, None if they run.
+
+    Example
+    -------
+    >>> reason = why_not()
+    >>> reason is None or "engine='torch'" in reason
+    True
+    """
+    if not torch.cuda.is_available():
+        return "no CUDA GPU is visible to PyTorch; use engine='torch'"
+    if importlib.util.find_spec("triton") is None:
+        return _NOT_INSTALLED
+    try:
+        x = torch.ones(1, 1, 2, 4, device="cuda")
+        scan_triton(x, x, -x[0, :, :, :2], *2 * [x[:, :, None]])
+        torch.cuda.synchronize()
+    # Compiler, driver and card can fail in many ways; each means the same
+    # here and is reported.
+    except Exception as error:
+        return (
+            f"its kernels do not run ({error!r}); they need a compute "
+            "capability of 7.0 or more and a C compiler; else use "
+            "engine='torch'"
+        )
+    return None
+
+
+def why_not_interpreted():
+    """Says why the kernels cannot be interpreted on the CPU.
+
+    Returns
+    -------
+    str or None
+        The reason with its remedy, None if they can.
+
+    Example
+    -------
+    >>> reason = why_not_interpreted()
+    >>> reason is None or "not installed" in reason
+    True
+    """
+    if importlib.util.find_spec("triton") is None:
+        return _NOT_INSTALLED
+    return None
+
+
+def misfit(u):
+    """Says why the kernels cannot take inputs, wherever they are.
+
+    Arguments
+    ---------
+    u : torch.Tensor
+        Input of the scan.
+
+    Returns
+    -------
+    str or None
+        The reason with its remedy, None if they take it.
+
+    Example
+    -------
+    >>> misfit(torch.rand(1, 4, 7)) is None
+    True
+    """
+    if u.dtype == torch.float64:
+        return "its kernels know no float64; use engine='torch'"
+    return None
+
+
+def scan_triton(
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D=None,
+    z=None,
+    delta_bias=None,
+    delta_softplus=False,
+    backwards=0,
+):
+    """Runs scans of several directions at once.
+
+    All tensors are read where they are, in their types; the state and sums
+    are float32.  Channels that lie next to each other are read fastest.
+
+    Arguments
+    ---------
+    u, delta, z : torch.Tensor
+        (directions, batch, channels, length).
+    A : torch.Tensor
+        (directions, channels, state).
+    B, C : torch.Tensor
+        (directions, batch, groups, state, length) or, if constant,
+        (directions, channels, state).
+    D, delta_bias : torch.Tensor
+        (directions, channels).
+    delta_softplus : bool
+        Whether step sizes pass through a softplus.
+    backwards : int
+        Bit k is set if direction k reads time backwards.
+
+    Returns
+    -------
+    y : torch.Tensor
+        Output (directions, batch, channels, length), of u's type.
+    last_state : torch.Tensor
+        State after the last step (directions, batch, channels, state),
+        float32.
+
+    Example
+    -------
+    >>> u, A = torch.rand(2, 3, 8, 50), -torch.rand(2, 8, 4)
+    >>> B = torch.rand(2, 3, 1, 4, 50)
+    >>> if why_not() is None:  # forwards and backwards
+    ...     inputs = [x.cuda() for x in (u, u, A, B, B)]
+    ...     y, last_state = scan_triton(*inputs, backwards=0b10)
+    """
+    y, last_state = _Scan.apply(
+        *(_steps_first(x) for x in (u, delta)),
+        A,
+        *(_steps_first(x) for x in (B, C)),
+        D,
+        _steps_first(z),
+        delta_bias,
+        delta_softplus,
+        backwards,
+        torch.is_grad_enabled(),
+    )
+    return y.transpose(2, 3), last_state.transpose(2, 3)
+
+
+def _steps_first(x):
+    """Time before channels or states, unless x is constant over time."""
+    return x if x is None or x.dim() == 3 else x.transpose(-1, -2)
+
+
+class ScanInputs(NamedTuple):
+    """What the scan reads: tensors of any strides and floating-point types."""
+
+    u: torch.Tensor  # (directions, batch, length, channels)
+    delta: torch.Tensor  # as u
+    A: torch.Tensor  # (directions, channels, state)
+    # (directions, batch, groups, length, state) or as A
+    B: torch.Tensor
+    C: torch.Tensor
+    D: torch.Tensor | None  # (directions, channels)
+    z: torch.Tensor | None  # as u
+    delta_bias: torch.Tensor | None  # (directions, channels)
+    delta_softplus: bool
+    backwards: int
+
+
+class _Scan(torch.autograd.Function):
+    """The tensors of :class:`ScanInputs`."""
+
+    @staticmethod
+    def forward(ctx, *arguments):
+        *arguments, with_backward = arguments
+        inputs = ScanInputs(*arguments)
+        y, last_state, borders = scan_forward(inputs, with_backward)
+        if with_backward:
+            ctx.save_for_backward(*inputs[:-2], borders)
+            ctx.options = inputs[-2:]
+        return y, last_state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y, grad_last_state):
+        *tensors, borders = ctx.saved_tensors
+        inputs = ScanInputs(*tensors, *ctx.options)
+        gradients, projections = scan_backward(
+            inputs, borders, grad_y, grad_last_state.contiguous()
+        )
+        for name in ("B", "C"):
+            x = getattr(inputs, name)
+            if x.dim() == 5:
+                states = x.shape[-1]
+                grad = projections[..., :states]
+                projections = projections[..., states:]
+                # (parts, B, L, K, N) -> (G, B, L, K, N)
+                grad = grad.unflatten(0, (x.shape[2], -1)).sum(1)
+                gradients[name] = grad.permute(3, 1, 0, 2, 4).to(x.dtype)
+        return (
+            *(
+                gradients.get(name) if x is not None else None
+                for name, x in zip(inputs._fields, inputs[:-2])
+            ),
+            *(None, None, None),
+        )
+
+
+def scan_forward(inputs, keep_borders):
+    """Runs the scans.
+
+    Arguments
+    ---------
+    inputs : ScanInputs
+    keep_borders : bool
+        Whether the backward pass will be asked for.
+
+    Returns
+    -------
+    y : torch.Tensor
+        (directions, batch, length, channels), of u's type.
+    last_state : torch.Tensor
+        (directions, batch, state, channels).
+    borders : torch.Tensor or None
+        What the backward pass needs.
+    """
+    inputs = _contiguous_parameters(inputs)
+    u = inputs.u
+    directions, batch, length, channels = u.shape
+    states = inputs.A.shape[2]
+    borders = None
+    if keep_borders:
+        n_borders = (length - 1) // CHUNK
+        borders = _floats(u, directions, batch, n_borders, states, channels)
+    y = u.new_empty(batch, length, directions, channels)
+    last_state = _floats(u, directions, batch, states, channels)
+    sizes, parts, options = _geometry(inputs)
+    with _device_of(u):
+        kernels().scan_forward[(directions * batch * parts,)](
+            *_tensors(inputs),
+            *(y, borders, last_state),
+            *_strides(inputs),
+            *sizes,
+            **options,
+        )
+    return y.permute(2, 0, 1, 3), last_state, borders
+
+
+def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
+    """Runs the backward pass of the scans.
+
+    Arguments
+    ---------
+    inputs : ScanInputs
+    borders : torch.Tensor
+        From :func:`scan_forward`.
+    grad_y : torch.Tensor
+        (directions, batch, length, channels).
+    grad_last_state : torch.Tensor, optional
+        (directions, batch, state, channels), contiguous float32.
+    grad_z : torch.Tensor, optional
+        Where to put the gradient of z (batch, length, directions, channels),
+        with rows of equal distance.
+
+    Returns
+    -------
+    gradients : dict
+        Gradients by the name of the input, in its shape and type; but not
+        those of B and C where they vary over time.
+    projections : torch.Tensor
+        (parts, batch, length, directions, n): the gradients of B and C where
+        they vary over time, side by side, as float32.  They are the sums over
+        the parts, of which each group has the same number.
+    """
+    given, inputs = inputs, _contiguous_parameters(inputs)
+    u, delta, z = inputs.u, inputs.delta, inputs.z
+    directions, batch, length, channels = u.shape
+    states = inputs.A.shape[2]
+    sizes, parts, options = _geometry(inputs)
+    rows = math.ceil(directions * batch * parts / _MAX_PROGRAMS)
+    runs = math.ceil(batch / rows)
+    programs = directions * runs * parts
+
+    written = (batch, length, directions, channels)
+    if grad_z is None and z is not None:
+        grad_z = z.new_empty(written)
+    per_sequence = {
+        "u": u.new_empty(written),
+        "delta": delta.new_empty(written),
+        "z": grad_z,
+    }
+    constant = {"A": (states,), "D": (), "delta_bias": ()}
+    varying = []
+    for name, x in (("B", inputs.B), ("C", inputs.C)):
+        if x.dim() == 5:
+            varying.append(name)
+        else:
+            constant[name] = (states,)
+    constant = {
+        name: _floats(u, directions, runs, *shape, channels)
+        for name, shape in constant.items()
+    }
+    columns = len(varying) * states
+    projections = _floats(u, parts, batch, length, directions, columns)
+    slices = projections.split(states, dim=-1) if varying else ()
+    gradients = {**per_sequence, **constant, **dict(zip(varying, slices))}
+    scratch = _floats(
+        u,
+        programs,
+        CHUNK // _STEPS,
+        options["PADDED_STATES"],
+        options["BLOCK"],
+    )
+    with _device_of(u):
+        kernels().scan_backward[(programs,)](
+            *_tensors(inputs),
+            *(borders, scratch, grad_y, grad_last_state),
+            *(gradients[name] for name in ("u", "delta", "z", "A", "B", "C")),
+            *(gradients[name] for name in ("D", "delta_bias")),
+            *_strides(inputs),
+            grad_y.stride(),
+            0 if grad_z is None else grad_z.stride(2),
+            *(columns, rows),
+            *sizes,
+            **options,
+        )
+    results = {
+        name: None if x is None else x.permute(2, 0, 1, 3)
+        for name, x in per_sequence.items()
+    }
+    for name, x in constant.items():
+        parameter = getattr(given, name)
+        if parameter is not None:
+            x = x.sum(1)  # (K, [N,] E)
+            x = x.transpose(1, 2) if x.dim() == 3 else x
+            results[name] = x.to(parameter.dtype)
+    return results, projections
+
+
+@functools.lru_cache(maxsize=1)
+def kernels():
+    """Imports the kernels, and Triton with them.
+
+    Returns
+    -------
+    module
+
+    Example
+    -------
+    >>> if why_not() is None:
+    ...     forward = kernels().scan_forward
+    """
+    if interpreting():
+        _let_interpreter_count()
+    from ascmamba_modules.selective_scan import triton_kernels
+
+    return triton_kernels
+
+
+def _let_interpreter_count():
+    """Triton 3.6 makes loop bounds of arrays as NumPy 2.4 forbids it."""
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patch_with_index(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda x: x.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_with_index
+
+
+def _device_of(x):
+    """Triton launches on the current GPU."""
+    return (
+        torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+    )
+
+
+def _floats(like, *shape):
+    return like.new_empty(shape, dtype=torch.float32)
+
+
+def _contiguous_parameters(inputs):
+    """What has no time axis is small, and the kernels want it contiguous."""
+    names = ["A", "D", "delta_bias"]
+    names += [name for name in ("B", "C") if getattr(inputs, name).dim() == 3]
+    parameters = {name: getattr(inputs, name) for name in names}
+    return inputs._replace(
+        **{
+            name: x if x is None else x.contiguous()
+            for name, x in parameters.items()
+        }
+    )
+
+
+def _tensors(inputs):
+    return tuple(
+        getattr(inputs, name)
+        for name in ("u", "delta", "z", "A", "B", "C", "D", "delta_bias")
+    )
+
+
+def _strides(inputs):
+    """Of u, delta, z, B and C, as the kernels expect them."""
+    sequences = (inputs.u, inputs.delta, inputs.z)
+    projections = (inputs.B, inputs.C)
+    return (
+        *(4 * (0,) if x is None else x.stride() for x in sequences),
+        *(5 * (0,) if x.dim() == 3 else x.stride() for x in projections),
+    )
+
+
+def _geometry(inputs):
+    """Sizes for the kernels, the parts of the channels, and constants."""
+    _, batch, length, channels = inputs.u.shape
+    states = inputs.A.shape[2]
+    groups_of = [
+        x.shape[2] if x.dim() == 5 else 1 for x in (inputs.B, inputs.C)
+    ]
+    groups = math.lcm(*groups_of)
+    group_width = channels // groups
+    splits = math.ceil(group_width / _BLOCK)
+    sizes = (
+        *(batch, length, channels, group_width, splits),
+        *(groups // n for n in groups_of),
+        inputs.backwards,
+    )
+    options = {
+        "STATES": states,
+        "PADDED_STATES": 2 ** (states - 1).bit_length(),
+        "BLOCK": _BLOCK,
+        "CHUNK": CHUNK,
+        "STEPS": _STEPS,
+        "SOFTPLUS": bool(inputs.delta_softplus),
+        "CONSTANT_B": inputs.B.dim() == 3,
+        "CONSTANT_C": inputs.C.dim() == 3,
+        "num_warps": 1,
+    }
+    return sizes, groups * splits, options
