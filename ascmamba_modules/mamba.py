@@ -15,6 +15,7 @@ from ascmamba_modules.selective_scan import (
     check_engine,
     choose_engine,
     mamba_inner_cpu,
+    mamba_inner_triton,
     selective_scan,
 )
 
@@ -128,18 +129,21 @@ class Mamba(nn.Module):
         torch.Tensor
             (batch, length, d_model).
         """
-        return _in_blocks(
-            lambda x, mask: self._forward(x, mask, reverse), x, mask, self
-        )
+        engine = _engine_for(self, x)
+        if engine == "triton":
+            return _run_triton([self], x, mask, backwards=int(reverse))
+        if engine == "cpu" and not torch.is_grad_enabled():
+            return _in_blocks(
+                lambda x, mask: self._forward(x, mask, reverse, engine),
+                *(x, mask, self),
+            )
+        return self._forward(x, mask, reverse, engine)
 
-    def _forward(self, x, mask, reverse):
+    def _forward(self, x, mask, reverse, engine):
         xz = self.in_proj(x)  # (B, L, 2 E)
         A = -torch.exp(self.A_log.float())  # (E, N)
-        if choose_engine(self.engine, xz, A) == "cpu":
-            y = self._inner_cpu(xz, A, mask, reverse)
-        else:
-            y = self._inner(xz, A, mask, reverse)
-        return self.out_proj(y)  # (B, L, D)
+        inner = self._inner_cpu if engine == "cpu" else self._inner
+        return self.out_proj(inner(xz, A, mask, reverse))  # (B, L, D)
 
     def _inner_cpu(self, xz, A, mask, reverse):
         """All between the outer projections, fused."""
@@ -250,22 +254,29 @@ class BidirectionalMamba(nn.Module):
         torch.Tensor
             (batch, length, d_model).
         """
-        return _in_blocks(self._forward, x, mask, self.forwards)
+        engine = _engine_for(self.forwards, x)
+        if engine == "triton":
+            blocks = [self.forwards, self.backwards]
+            return _run_triton(blocks, x, mask, backwards=0b10)
+        if engine == "cpu" and not torch.is_grad_enabled():
+            return _in_blocks(self._forward, x, mask, self.forwards)
+        return self._forward(x, mask)
 
     def _forward(self, x, mask):
         return self.forwards(x, mask) + self.backwards(x, mask, reverse=True)
 
 
-def _in_blocks(function, x, mask, mamba):
-    """Calls function(x, mask), on a few sequences at a time where it pays."""
+def _engine_for(mamba, x):
     if x.dim() != 3 or x.numel() == 0:
         raise ValueError(
             "Mamba takes (batch, length, d_model), batch and length not "
             f"0, got {tuple(x.shape)}."
         )
-    engine = choose_engine(mamba.engine, x, mamba.A_log)
-    if engine != "cpu" or torch.is_grad_enabled():
-        return function(x, mask)
+    return choose_engine(mamba.engine, x, mamba.A_log)
+
+
+def _in_blocks(function, x, mask, mamba):
+    """Calls function(x, mask) on a few sequences at a time."""
     bytes_each = 2 * mamba.d_inner * x.shape[1] * x.element_size()
     rows = max(1, _BLOCK_BYTES // bytes_each)
     if rows >= len(x):
@@ -274,3 +285,39 @@ def _in_blocks(function, x, mask, mamba):
     if mask is not None:
         masks = mask.expand(x.shape[:2]).split(rows)
     return torch.cat([function(*block) for block in zip(x.split(rows), masks)])
+
+
+def _run_triton(blocks, x, mask, backwards):
+    """The sum of Mamba blocks over the same sequences, in one launch each of
+    all matrix products and kernels; bit k of ``backwards`` is set if block k
+    reads time backwards."""
+
+    def stacked(name):
+        tensors = [block.get_parameter(name) for block in blocks]
+        return torch.stack(tensors)  # (K, ...)
+
+    has_conv_bias = blocks[0].conv1d.bias is not None
+    has_bias = blocks[0].in_proj.bias is not None
+    xz = F.linear(
+        x,
+        stacked("in_proj.weight").flatten(0, 1),  # (K 2 E, D)
+        stacked("in_proj.bias").flatten() if has_bias else None,
+    )
+    y = mamba_inner_triton(
+        xz.unflatten(2, (len(blocks), -1)),  # (B, L, K, 2 E)
+        stacked("conv1d.weight").squeeze(2),  # (K, E, d_conv)
+        stacked("conv1d.bias") if has_conv_bias else None,
+        stacked("x_proj.weight"),
+        stacked("dt_proj.weight"),
+        stacked("dt_proj.bias"),
+        -torch.exp(stacked("A_log").float()),  # (K, E, N)
+        stacked("D"),
+        mask,
+        backwards,
+    )  # (B, L, K, E)
+    out_weight = torch.cat([block.out_proj.weight for block in blocks], dim=1)
+    return F.linear(
+        y.flatten(2),
+        out_weight,  # (D, K E)
+        stacked("out_proj.bias").sum(0) if has_bias else None,
+    )

@@ -7,3 +7,4 @@ from ascmamba_modules.selective_scan.interface import (
     engine_status,
     selective_scan,
 )
+from ascmamba_modules.selective_scan.triton_mamba import mamba_inner_triton

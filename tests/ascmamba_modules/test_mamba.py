@@ -219,3 +219,52 @@ def test_blocks_of_sequences_give_what_all_give(
                     mamba_module, "_BLOCK_BYTES", rows * in_proj_bytes
                 )
                 torch.testing.assert_close(block(x, masks), expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": True, "conv_bias": False, "dt_rank": 2}], ids=str
+)
+@pytest.mark.parametrize("reverse", [None, False, True])
+def test_triton_gives_what_torch_gives(reverse, options, randomise):
+    pytest.importorskip("triton")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = BidirectionalMamba if reverse is None else Mamba
+    mamba = randomise(kind(4, d_state=3, d_conv=3, **options)).to(device)
+    x = torch.randn(2, 7, 4, device=device, requires_grad=True)
+    mask = torch.arange(7, device=device) < torch.tensor([[7], [4]]).to(device)
+    weight = torch.randn(2, 7, 4, device=device) * mask.unsqueeze(-1)
+    results = []
+    for engine in ("triton", "torch"):
+        for module in mamba.modules():
+            module.engine = engine
+        y = mamba(x, mask, *([] if reverse is None else [reverse]))
+        parameters = dict(mamba.named_parameters())
+        gradients = torch.autograd.grad(
+            (y * weight).sum(), [x, *parameters.values()]
+        )
+        y = y * mask.unsqueeze(-1)
+        results.append({"y": y, **dict(zip(["x", *parameters], gradients))})
+    for name, expected in results[1].items():
+        torch.testing.assert_close(
+            results[0][name],
+            expected,
+            rtol=1e-4,
+            atol=1e-5,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+
+
+def test_triton_runs_both_directions_in_one_launch(monkeypatch):
+    pytest.importorskip("triton")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    mamba = BidirectionalMamba(4, d_state=2, engine="triton").to(device)
+    launches = []
+    run = mamba_module.mamba_inner_triton
+
+    def count(xz, *others):
+        launches.append(xz.shape)
+        return run(xz, *others)
+
+    monkeypatch.setattr(mamba_module, "mamba_inner_triton", count)
+    mamba(torch.randn(1, 3, 4, device=device))
+    assert launches == [(1, 3, 2, 16)]
