@@ -323,6 +323,7 @@ def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
     runs = math.ceil(batch / rows)
     programs = directions * runs * parts
 
+    grad_y = _within_reach(grad_y)
     written = (batch, length, directions, channels)
     if grad_z is None and z is not None:
         grad_z = z.new_empty(written)
@@ -424,18 +425,30 @@ def _floats(like, *shape):
 
 
 def _for_kernels(inputs):
-    """The inputs with what has no time axis contiguous, states first."""
-    parameters = {name: getattr(inputs, name) for name in ("D", "delta_bias")}
-    for name in ("A", "B", "C"):
-        x = getattr(inputs, name)
-        if x.dim() == 3:
-            parameters[name] = x.transpose(1, 2)  # (K, N, E)
-    return inputs._replace(
-        **{
-            name: x if x is None else x.contiguous()
-            for name, x in parameters.items()
-        }
+    """The inputs as the kernels expect them.
+
+    What has no time axis is contiguous, states first.
+    """
+    changed = {}
+    for name, x in zip(inputs._fields, inputs[:-2]):
+        if x is None:
+            continue
+        if x.dim() == 2:
+            changed[name] = x.contiguous()
+        elif x.dim() == 3:
+            changed[name] = x.transpose(1, 2).contiguous()  # (K, N, E)
+        else:
+            changed[name] = _within_reach(x)
+    return inputs._replace(**changed)
+
+
+def _within_reach(x):
+    """Kernels find the steps of a sequence with 32 bits."""
+    reach = sum(
+        (size - 1) * stride
+        for size, stride in zip(x.shape[-2:], x.stride()[-2:])
     )
+    return x if reach < 2**31 else x.contiguous()
 
 
 def _tensors(inputs):
@@ -458,7 +471,12 @@ def _strides(*tensors):
 
 def _geometry(inputs):
     """Sizes for the kernels, the parts of the channels, and constants."""
-    _, batch, length, channels = inputs.u.shape
+    directions, batch, length, channels = inputs.u.shape
+    if 2 * length * directions * channels >= 2**31:
+        raise ValueError(
+            f"Engine 'triton' takes sequences of up to 2**30 elements, not "
+            f"{length} steps of {directions * channels} channels; cut them."
+        )
     states = inputs.A.shape[1]
     groups_of = [
         x.shape[2] if x.dim() == 5 else 1 for x in (inputs.B, inputs.C)

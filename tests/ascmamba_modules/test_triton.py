@@ -1,6 +1,11 @@
 """Convolution and Mamba block in Triton, and all its kernels compiled."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -210,3 +215,20 @@ def test_block_refuses_what_it_cannot_take(device):
         mamba_inner_triton(xz.double(), *weights)
     with pytest.raises(ValueError, match="batch and length"):
         mamba_inner_triton(xz[:, :0], *weights)
+
+
+@pytest.mark.skipif(not installed, reason="triton is not installed")
+def test_kernels_compile_without_spilling():
+    script = Path(__file__).parents[1] / "compile_triton_kernels.py"
+    result = subprocess.run(
+        [sys.executable, str(script), "80", "90"],
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    kernels = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(kernels) == 16  # of each the types and architectures
+    for kernel in kernels:
+        assert kernel["stack"] == 0, kernel
+        assert kernel["shared"] <= 4096, kernel  # no limit to programs at once
