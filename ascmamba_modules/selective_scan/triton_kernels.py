@@ -64,12 +64,12 @@ def read(pointers, mask):
 
 
 @triton.jit
-def _step_size(pointers, bias, mask, inside, SOFTPLUS: tl.constexpr):
+def _step_size(x, bias, inside, SOFTPLUS: tl.constexpr):
     """Step sizes (channel) and their slope, both 0 before the first step.
 
     A step of size 0 leaves the state as it is.
     """
-    x = read(pointers, mask) + bias
+    x += bias
     slope = tl.full(x.shape, 1.0, tl.float32)
     if SOFTPLUS:
         x, slope = _softplus(x)
@@ -201,26 +201,35 @@ def scan_forward(
                 border = row * n_borders + n_borders - left // CHUNK
                 to = _states(borders, border, n, c, channels, STATES)
                 tl.store(to, state, mask=in_tile)
+        # All loads come first, or each would wait for the stores before it.
+        us, deltas, zs, Bs, Cs = (), (), (), (), ()
         for i in tl.static_range(STEPS):
             t = length - (blocks - block) * STEPS + i
             at = first + sign * t
             mask = in_block & (t >= 0)
             state_mask = in_state & (t >= 0)
             u_t = read(u + (at * u_inner[0] + c * u_inner[1]), mask)
-            d, _ = _step_size(
-                delta + (at * delta_inner[0] + c * delta_inner[1]),
-                offset,
-                mask,
-                t >= 0,
-                SOFTPLUS,
+            delta_t = read(
+                delta + (at * delta_inner[0] + c * delta_inner[1]), mask
             )
-            B_t = _read_projection(B, B_inner, at, B, n, state_mask, CONSTANT_B)
-            C_t = _read_projection(C, C_inner, at, C, n, state_mask, CONSTANT_C)
-            state = tl.exp2(d[None, :] * A) * state + (d * u_t)[None, :] * B_t
-            out = tl.sum(state * C_t, 0) + direct * u_t
+            us, deltas = us + (u_t,), deltas + (delta_t,)
             if z is not None:
                 z_t = read(z + (at * z_inner[0] + c * z_inner[1]), mask)
-                out *= z_t * sigmoid(z_t)
+                zs = zs + (z_t,)
+            B_t = _read_projection(B, B_inner, at, B, n, state_mask, CONSTANT_B)
+            C_t = _read_projection(C, C_inner, at, C, n, state_mask, CONSTANT_C)
+            Bs, Cs = Bs + (B_t,), Cs + (C_t,)
+        for i in tl.static_range(STEPS):
+            t = length - (blocks - block) * STEPS + i
+            at = first + sign * t
+            mask = in_block & (t >= 0)
+            u_t = us[i]
+            d, _ = _step_size(deltas[i], offset, t >= 0, SOFTPLUS)
+            drive = (d * u_t)[None, :] * Bs[i]
+            state = tl.exp2(d[None, :] * A) * state + drive
+            out = tl.sum(state * Cs[i], 0) + direct * u_t
+            if z is not None:
+                out *= zs[i] * sigmoid(zs[i])
             tl.store(
                 y + (at * directions * channels + c),
                 out.to(y.dtype.element_ty),
@@ -389,14 +398,12 @@ def scan_backward(
                         u_t = read(
                             u_b + (at * u_inner[0] + c * u_inner[1]), mask
                         )
-                        d, _ = _step_size(
+                        x = read(
                             delta_b
                             + (at * delta_inner[0] + c * delta_inner[1]),
-                            offset,
                             mask,
-                            t >= 0,
-                            SOFTPLUS,
                         )
+                        d, _ = _step_size(x, offset, t >= 0, SOFTPLUS)
                         B_t = _read_projection(
                             B_b,
                             B_inner,
@@ -415,38 +422,18 @@ def scan_backward(
                     _states(scratch, block, n, lane, BLOCK, PADDED_STATES)
                 )
                 # What goes through the steps of the block, in registers.
-                inputs, sizes, slopes, states = (), (), (), ()
+                us, sizes, slopes, states = (), (), (), ()
+                grad_ys, zs, Bs, Cs = (), (), (), ()
                 for i in tl.static_range(STEPS):
                     t = start + block * STEPS + i
                     at = first + sign * t
                     mask = in_block & (t >= 0)
-                    u_t = read(u_b + (at * u_inner[0] + c * u_inner[1]), mask)
-                    d, slope = _step_size(
-                        delta_b + (at * delta_inner[0] + c * delta_inner[1]),
-                        offset,
-                        mask,
-                        t >= 0,
-                        SOFTPLUS,
-                    )
-                    B_t = _read_projection(
-                        B_b,
-                        B_inner,
-                        at,
-                        B,
-                        n,
-                        in_state & (t >= 0),
-                        CONSTANT_B,
-                    )
-                    drive = (d * u_t)[None, :] * B_t
-                    state = tl.exp2(d[None, :] * A) * state + drive
-                    inputs, sizes = inputs + (u_t,), sizes + (d,)
-                    slopes, states = slopes + (slope,), states + (state,)
-                for i in tl.static_range(STEPS - 1, -1, -1):
-                    t = start + block * STEPS + i
-                    at = first + sign * t
-                    mask = in_block & (t >= 0)
                     state_mask = in_state & (t >= 0)
-                    u_t, d, state = inputs[i], sizes[i], states[i]
+                    u_t = read(u_b + (at * u_inner[0] + c * u_inner[1]), mask)
+                    x = read(
+                        delta_b + (at * delta_inner[0] + c * delta_inner[1]),
+                        mask,
+                    )
                     B_t = _read_projection(
                         B_b, B_inner, at, B, n, state_mask, CONSTANT_B
                     )
@@ -461,6 +448,22 @@ def scan_backward(
                         z_t = read(
                             z_b + (at * z_inner[0] + c * z_inner[1]), mask
                         )
+                        zs = zs + (z_t,)
+                    d, slope = _step_size(x, offset, t >= 0, SOFTPLUS)
+                    state = tl.exp2(d[None, :] * A) * state
+                    state += (d * u_t)[None, :] * B_t
+                    us, sizes = us + (u_t,), sizes + (d,)
+                    slopes, states = slopes + (slope,), states + (state,)
+                    grad_ys, Bs, Cs = grad_ys + (g_t,), Bs + (B_t,), Cs + (C_t,)
+                for i in tl.static_range(STEPS - 1, -1, -1):
+                    t = start + block * STEPS + i
+                    at = first + sign * t
+                    mask = in_block & (t >= 0)
+                    state_mask = in_state & (t >= 0)
+                    u_t, d, state = us[i], sizes[i], states[i]
+                    g_t, B_t, C_t = grad_ys[i], Bs[i], Cs[i]
+                    if z is not None:
+                        z_t = zs[i]
                         gate = sigmoid(z_t)
                         out = tl.sum(state * C_t, 0) + direct * u_t
                         of_z = g_t * out * gate * (1.0 + z_t * (1.0 - gate))

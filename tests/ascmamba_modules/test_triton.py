@@ -171,16 +171,16 @@ def inner_in_pytorch(blocks, x, mask, flags):
 def test_block_equals_the_module_in_pytorch(
     device, masked, flags, randomise, monkeypatch
 ):
-    monkeypatch.setattr(triton_engine, "CHUNK", 8)
+    monkeypatch.setattr(triton_engine, "CHUNK", 4)
     blocks = [
         randomise(Mamba(6, d_state=3, dt_rank=2, engine="torch")).to(device)
         for _ in flags
     ]
-    x = torch.randn(2, 11, 6, device=device, requires_grad=True)
+    x = torch.randn(2, 7, 6, device=device, requires_grad=True)
     mask = None
     if masked:
-        mask = torch.ones(2, 11, dtype=torch.bool, device=device)
-        mask[0, 7:] = mask[1, :2] = False
+        mask = torch.ones(2, 7, dtype=torch.bool, device=device)
+        mask[0, 5:] = mask[1, :2] = False
     actual, expected = (
         blocks_with_gradients(blocks, x, mask, inner, flags)
         for inner in (inner_in_triton, inner_in_pytorch)
