@@ -3,7 +3,7 @@
 Runs a Mamba pair forward and backward, at the model's shapes, with launches
 replaced by compiling what would be launched.  Prints one line of JSON for each
 kernel: its name, type, architecture, registers, bytes of stack (where spilled
-registers go) and of shared memory.
+registers go) and of shared memory.  Not to be run with TRITON_INTERPRET=1.
 
     python tests/compile_triton_kernels.py 80 90
 """
@@ -104,10 +104,10 @@ def launches(dtype, batch=2, length=500, channels=128, states=16, rank=4):
     return sources
 
 
-def resources(cubin):
+def resources(kernel):
     """Registers, bytes of stack and of shared memory."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+        file.write(kernel.asm["cubin"])
         file.flush()
         report = subprocess.run(
             [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name],
@@ -115,8 +115,13 @@ def resources(cubin):
             text=True,
             check=True,
         ).stdout
-    (found,) = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", report)
-    return dict(zip(("registers", "stack", "shared"), map(int, found)))
+    (found,) = re.findall(r"REG:(\d+) STACK:(\d+)", report)
+    registers, stack = map(int, found)
+    return {
+        "registers": registers,
+        "stack": stack,
+        "shared": kernel.metadata.shared,
+    }
 
 
 def compile_all(architectures):
@@ -136,7 +141,7 @@ def compile_all(architectures):
                     "name": f"{module}.{source.fn.__name__}",
                     "dtype": str(dtype),
                     "architecture": architecture,
-                    **resources(kernel.asm["cubin"]),
+                    **resources(kernel),
                 }
                 yield description, kernel
 

@@ -36,7 +36,7 @@ _UNSPECIALISED = ["batch", "length", "tiles", "backwards", "mask_strides"]
 def _tile_of(x, x_strides, mask, mask_t, t, first, sign, length, c, in_block):
     """x times the mask at steps t, 0 where there are none: (step, channel)."""
     inside = (t >= 0) & (t < length)
-    at = first + sign * t
+    at = (first + sign * t).to(tl.int64)
     tile = read(
         x + (at * x_strides[2])[:, None] + (c * x_strides[3])[None, :],
         inside[:, None] & in_block[None, :],
@@ -79,10 +79,11 @@ def _forward(
     BLOCK: tl.constexpr,
 ):
     """y lies contiguous as (batch, step, direction, channel)."""
-    directions, k = tl.num_programs(2), tl.program_id(2).to(tl.int64)
+    directions = tl.num_programs(2)
+    first, sign = reading(tl.program_id(2), length, backwards)
+    k = tl.program_id(2).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     in_block = c < channels
-    first, sign = reading(k, length, backwards)
     weights, offset = _weights_of(
         weight, bias, k * channels + c, in_block, WIDTH
     )
@@ -111,7 +112,7 @@ def _forward(
                 in_block,
             )
         out = total * sigmoid(total)
-        at = first + sign * t
+        at = (first + sign * t).to(tl.int64)
         if mask is not None:
             out *= read(mask_b + at * mask_t, t < length)[:, None]
         row = (b * length + at) * directions + k
@@ -146,10 +147,10 @@ def _backward(
     BLOCK: tl.constexpr,
 ):
     """grad_weight (direction, run, tap, channel) is to be summed over runs."""
+    first, sign = reading(tl.program_id(2), length, backwards)
     k = tl.program_id(2).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     in_block = c < channels
-    first, sign = reading(k, length, backwards)
     weights, offset = _weights_of(
         weight, bias, k * channels + c, in_block, WIDTH
     )
@@ -210,7 +211,7 @@ def _backward(
                 for i in tl.static_range(WIDTH):
                     new_sums = new_sums + (sums[i] + grad * inputs[i],)
                 sums = new_sums + (sums[WIDTH] + grad,)
-        at = first + sign * t
+        at = (first + sign * t).to(tl.int64)
         if mask is not None:
             total *= read(mask_b + at * mask_t, t < length)[:, None]
         to = grad_x_b + (at * grad_x_strides[2])[:, None]

@@ -23,9 +23,9 @@ from torch.autograd.function import once_differentiable
 _NOT_INSTALLED = "triton is not installed; use engine='torch'"
 # Steps from one state kept for the backward pass to the next.
 CHUNK = 32
-# Steps that are unrolled: their decays and states are registers.  A chunk is
-# a whole number of them.
-_STEPS = 4
+# Steps that are unrolled, which divide a chunk.  The backward pass keeps their
+# states in registers, of which more steps leave too few.
+_FORWARD_STEPS, _BACKWARD_STEPS = 4, 2
 # One program is one warp: a channel for each lane.
 _BLOCK = 32
 # Programs of the backward pass, each with memory of its own; more than any
@@ -265,10 +265,10 @@ def scan_forward(inputs, keep_borders):
     borders : torch.Tensor or None
         What the backward pass needs.
     """
-    inputs = _contiguous_parameters(inputs)
+    inputs = _for_kernels(inputs)
     u = inputs.u
     directions, batch, length, channels = u.shape
-    states = inputs.A.shape[2]
+    states = inputs.A.shape[1]
     borders = None
     if keep_borders:
         n_borders = (length - 1) // CHUNK
@@ -280,8 +280,9 @@ def scan_forward(inputs, keep_borders):
         kernels().scan_forward[(directions * batch * parts,)](
             *_tensors(inputs),
             *(y, borders, last_state),
-            *_strides(inputs),
+            *_strides(u, inputs.delta, inputs.z, inputs.B, inputs.C),
             *sizes,
+            STEPS=_FORWARD_STEPS,
             **options,
         )
     return y.permute(2, 0, 1, 3), last_state, borders
@@ -313,15 +314,16 @@ def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
         they vary over time, side by side, as float32.  They are the sums over
         the parts, of which each group has the same number.
     """
-    given, inputs = inputs, _contiguous_parameters(inputs)
+    given, inputs = inputs, _for_kernels(inputs)
     u, delta, z = inputs.u, inputs.delta, inputs.z
     directions, batch, length, channels = u.shape
-    states = inputs.A.shape[2]
+    states = inputs.A.shape[1]
     sizes, parts, options = _geometry(inputs)
     rows = math.ceil(directions * batch * parts / _MAX_PROGRAMS)
     runs = math.ceil(batch / rows)
     programs = directions * runs * parts
 
+    grad_y = _within_reach(grad_y)
     written = (batch, length, directions, channels)
     if grad_z is None and z is not None:
         grad_z = z.new_empty(written)
@@ -348,7 +350,7 @@ def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
     scratch = _floats(
         u,
         programs,
-        CHUNK // _STEPS,
+        CHUNK // _BACKWARD_STEPS,
         options["PADDED_STATES"],
         options["BLOCK"],
     )
@@ -358,11 +360,11 @@ def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
             *(borders, scratch, grad_y, grad_last_state),
             *(gradients[name] for name in ("u", "delta", "z", "A", "B", "C")),
             *(gradients[name] for name in ("D", "delta_bias")),
-            *_strides(inputs),
-            grad_y.stride(),
+            *_strides(u, delta, z, inputs.B, inputs.C, grad_y),
             0 if grad_z is None else grad_z.stride(2),
             *(columns, rows),
             *sizes,
+            STEPS=_BACKWARD_STEPS,
             **options,
         )
     results = {
@@ -422,17 +424,31 @@ def _floats(like, *shape):
     return like.new_empty(shape, dtype=torch.float32)
 
 
-def _contiguous_parameters(inputs):
-    """What has no time axis is small, and the kernels want it contiguous."""
-    names = ["A", "D", "delta_bias"]
-    names += [name for name in ("B", "C") if getattr(inputs, name).dim() == 3]
-    parameters = {name: getattr(inputs, name) for name in names}
-    return inputs._replace(
-        **{
-            name: x if x is None else x.contiguous()
-            for name, x in parameters.items()
-        }
+def _for_kernels(inputs):
+    """The inputs as the kernels expect them.
+
+    What has no time axis is contiguous, states first.
+    """
+    changed = {}
+    for name, x in zip(inputs._fields, inputs[:-2]):
+        if x is None:
+            continue
+        if x.dim() == 2:
+            changed[name] = x.contiguous()
+        elif x.dim() == 3:
+            changed[name] = x.transpose(1, 2).contiguous()  # (K, N, E)
+        else:
+            changed[name] = _within_reach(x)
+    return inputs._replace(**changed)
+
+
+def _within_reach(x):
+    """Kernels find the steps of a sequence with 32 bits."""
+    reach = sum(
+        (size - 1) * stride
+        for size, stride in zip(x.shape[-2:], x.stride()[-2:])
     )
+    return x if reach < 2**31 else x.contiguous()
 
 
 def _tensors(inputs):
@@ -442,20 +458,26 @@ def _tensors(inputs):
     )
 
 
-def _strides(inputs):
-    """Of u, delta, z, B and C, as the kernels expect them."""
-    sequences = (inputs.u, inputs.delta, inputs.z)
-    projections = (inputs.B, inputs.C)
-    return (
-        *(4 * (0,) if x is None else x.stride() for x in sequences),
-        *(5 * (0,) if x.dim() == 3 else x.stride() for x in projections),
-    )
+def _strides(*tensors):
+    """Outer and inner strides of each, as the kernels expect them."""
+    strides = []
+    for x in tensors:
+        if x is None or x.dim() == 3:  # absent or constant over time
+            strides += [(0, 0, 0), (0, 0)]
+        else:
+            strides += [x.stride()[:-2], x.stride()[-2:]]
+    return strides
 
 
 def _geometry(inputs):
     """Sizes for the kernels, the parts of the channels, and constants."""
-    _, batch, length, channels = inputs.u.shape
-    states = inputs.A.shape[2]
+    directions, batch, length, channels = inputs.u.shape
+    if 2 * length * directions * channels >= 2**31:
+        raise ValueError(
+            f"Engine 'triton' takes sequences of up to 2**30 elements, not "
+            f"{length} steps of {directions * channels} channels; cut them."
+        )
+    states = inputs.A.shape[1]
     groups_of = [
         x.shape[2] if x.dim() == 5 else 1 for x in (inputs.B, inputs.C)
     ]
@@ -472,7 +494,6 @@ def _geometry(inputs):
         "PADDED_STATES": 2 ** (states - 1).bit_length(),
         "BLOCK": _BLOCK,
         "CHUNK": CHUNK,
-        "STEPS": _STEPS,
         "SOFTPLUS": bool(inputs.delta_softplus),
         "CONSTANT_B": inputs.B.dim() == 3,
         "CONSTANT_C": inputs.C.dim() == 3,

@@ -10,13 +10,13 @@ channels of one sequence in one direction; these states are a tile (state,
 channel) in registers.  Programs share nothing that they write, so that
 results are bitwise the same in every run.
 
-What a kernel reads of a sequence has any strides, given as a tuple: direction,
-batch, step, channel for u, delta and z; direction, batch, group, step, state
-for B and C.  What it writes lies contiguous as (batch, step, direction,
-channel), states as (direction, batch, ..., state, channel), parameters are
-(direction, channel) and (direction, channel, state).  Bit k of ``backwards``
-says that direction k reads time from its end: then the step t below counts
-from there.
+What a kernel reads of a sequence has any strides: ``_outer`` is a tuple of
+those of direction, batch and, for B and C, group; ``_inner`` of step and
+channel, or step and state.  What it writes lies contiguous as (batch, step,
+direction, channel), states as (direction, batch, ..., state, channel);
+parameters are (direction, channel) and (direction, state, channel).  Bit k of
+``backwards`` says that direction k reads time from its end: then step t below
+counts from there.
 """
 
 import triton
@@ -25,11 +25,12 @@ import triton.language as tl
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _LN_2 = tl.constexpr(0.6931471805599453)
 
+# Other sizes of a batch, and clips of another length, compile nothing anew.
 _UNSPECIALISED = [
-    *("batch", "length", "channels", "group_width", "splits", "columns"),
-    *("groups_per_B", "groups_per_C", "backwards", "grad_z_row", "ranks"),
-    *("u_strides", "delta_strides", "z_strides", "grad_y_strides"),
-    *("B_strides", "C_strides"),
+    *("batch", "length", "splits"),
+    *("groups_per_B", "groups_per_C", "backwards", "columns", "rows"),
+    *("u_outer", "delta_outer", "z_outer", "B_outer", "C_outer"),
+    "grad_y_outer",
 ]
 
 
@@ -63,12 +64,12 @@ def read(pointers, mask):
 
 
 @triton.jit
-def _step_size(pointers, bias, mask, inside, SOFTPLUS: tl.constexpr):
+def _step_size(x, bias, inside, SOFTPLUS: tl.constexpr):
     """Step sizes (channel) and their slope, both 0 before the first step.
 
     A step of size 0 leaves the state as it is.
     """
-    x = read(pointers, mask) + bias
+    x += bias
     slope = tl.full(x.shape, 1.0, tl.float32)
     if SOFTPLUS:
         x, slope = _softplus(x)
@@ -76,36 +77,30 @@ def _step_size(pointers, bias, mask, inside, SOFTPLUS: tl.constexpr):
 
 
 @triton.jit
-def _projection(pointers, constant, t, stride, mask, CONSTANT: tl.constexpr):
-    """B or C at step t: (state, 1), or (state, channel) if constant."""
-    if CONSTANT:
-        return constant
-    return read(pointers + t * stride, mask)[:, None]
-
-
-@triton.jit
 def reading(k, length, backwards):
-    """The step that direction k reads first, and which way it goes (int64).
-
-    Offsets of large tensors do not fit into 32 bits.
-    """
+    """The step that direction k reads first, and which way it goes."""
     reverse = (backwards >> k) & 1
     return reverse * (length - 1), 1 - 2 * reverse
 
 
 @triton.jit
-def of_sequence(pointer, strides, k, b, first, c):
-    """Pointers (channel) to the first step of a sequence."""
-    start = k * strides[0] + b * strides[1] + first * strides[2]
-    return pointer + start + c * strides[3]
+def _states(pointer, index, n, c, channels, STATES: tl.constexpr):
+    """Pointers (state, channel) into one of many contiguous states.
+
+    The index comes first so that no offsets are kept in registers where it
+    changes in a loop.
+    """
+    return pointer + ((index * STATES + n)[:, None] * channels + c[None, :])
 
 
 @triton.jit
-def _of_projection(pointer, strides, k, b, group, first, n):
-    """Pointers (state) to the first step of a sequence."""
-    start = k * strides[0] + b * strides[1]
-    start += group * strides[2] + first * strides[3]
-    return pointer + start + n * strides[4]
+def _read_projection(
+    pointer, inner, at, constant, n, mask, CONSTANT: tl.constexpr
+):
+    """B or C at one step: (state, 1), or (state, channel) if constant."""
+    if CONSTANT:
+        return constant
+    return read(pointer + at * inner[0] + n * inner[1], mask)[:, None]
 
 
 @triton.jit(do_not_specialize=_UNSPECIALISED)
@@ -121,11 +116,16 @@ def scan_forward(
     y,
     borders,
     last_state,
-    u_strides,
-    delta_strides,
-    z_strides,
-    B_strides,
-    C_strides,
+    u_outer,
+    u_inner,
+    delta_outer,
+    delta_inner,
+    z_outer,
+    z_inner,
+    B_outer,
+    B_inner,
+    C_outer,
+    C_inner,
     batch,
     length,
     channels,
@@ -150,36 +150,38 @@ def scan_forward(
     """
     parts = channels // group_width * splits
     part = tl.program_id(0) % parts
-    row = (tl.program_id(0) // parts).to(tl.int64)
+    row = tl.program_id(0) // parts
+    k_32 = row // batch
+    first, sign = reading(k_32, length, backwards)
+    # Offsets of a sequence do not fit into 32 bits, those within one do.
+    row = row.to(tl.int64)
     k, b = row // batch, row % batch
-    first, sign = reading(k, length, backwards)
     group = part // splits
     c = group * group_width + part % splits * BLOCK + tl.arange(0, BLOCK)
     in_block = c < (group + 1) * group_width
     n = tl.arange(0, PADDED_STATES)
     in_state = n < STATES
     in_tile = in_state[:, None] & in_block[None, :]
-    state_offsets = n[:, None] * channels + c[None, :]
 
-    u = of_sequence(u, u_strides, k, b, first, c)
-    delta = of_sequence(delta, delta_strides, k, b, first, c)
+    u += k * u_outer[0] + b * u_outer[1]
+    delta += k * delta_outer[0] + b * delta_outer[1]
     if z is not None:
-        z = of_sequence(z, z_strides, k, b, first, c)
+        z += k * z_outer[0] + b * z_outer[1]
     if not CONSTANT_B:
-        B = _of_projection(B, B_strides, k, b, group // groups_per_B, first, n)
+        B += k * B_outer[0] + b * B_outer[1]
+        B += group // groups_per_B * B_outer[2]
     if not CONSTANT_C:
-        C = _of_projection(C, C_strides, k, b, group // groups_per_C, first, n)
+        C += k * C_outer[0] + b * C_outer[1]
+        C += group // groups_per_C * C_outer[2]
     directions = tl.num_programs(0) // (parts * batch)
-    y_t = sign * directions * channels
-    y += ((b * length + first) * directions + k) * channels + c
+    y += (b * length * directions + k) * channels
 
     parameter = k * channels + c
-    rates = parameter[None, :] * STATES + n[:, None]
-    A = read(A + rates, in_tile) * _LOG2_E
+    A = read(_states(A, k, n, c, channels, STATES), in_tile) * _LOG2_E
     if CONSTANT_B:
-        B = read(B + rates, in_tile)
+        B = read(_states(B, k, n, c, channels, STATES), in_tile)
     if CONSTANT_C:
-        C = read(C + rates, in_tile)
+        C = read(_states(C, k, n, c, channels, STATES), in_tile)
     direct = tl.zeros([BLOCK], tl.float32)
     if D is not None:
         direct = read(D + parameter, in_block)
@@ -187,43 +189,54 @@ def scan_forward(
     if bias is not None:
         offset = read(bias + parameter, in_block)
 
-    # Unrolled steps may begin before the first one; there the state is 0.
-    blocks = tl.cdiv(length, STEPS)
-    before = blocks * STEPS - length
+    # Blocks of steps, and chunks, end with the last step.  The first block may
+    # begin before the first step, where the state is 0.
     n_borders = (length - 1) // CHUNK
+    blocks = tl.cdiv(length, STEPS)
     state = tl.zeros([PADDED_STATES, BLOCK], tl.float32)
     for block in tl.range(blocks):
         if borders is not None:
-            if (block > 0) & (block % (CHUNK // STEPS) == 0):
-                border = row * n_borders + block // (CHUNK // STEPS) - 1
-                to = borders + border * STATES * channels
-                tl.store(to + state_offsets, state, mask=in_tile)
+            left = (blocks - block) * STEPS
+            if (left < length) & (left % CHUNK == 0):
+                border = row * n_borders + n_borders - left // CHUNK
+                to = _states(borders, border, n, c, channels, STATES)
+                tl.store(to, state, mask=in_tile)
+        # All loads come first, or each would wait for the stores before it.
+        us, deltas, zs, Bs, Cs = (), (), (), (), ()
         for i in tl.static_range(STEPS):
-            t = block * STEPS + i - before
-            inside = t >= 0
-            mask = in_block & inside
-            u_t = read(u + t * (sign * u_strides[2]), mask)
-            d, _ = _step_size(
-                delta + t * (sign * delta_strides[2]),
-                offset,
-                mask,
-                inside,
-                SOFTPLUS,
+            t = length - (blocks - block) * STEPS + i
+            at = first + sign * t
+            mask = in_block & (t >= 0)
+            state_mask = in_state & (t >= 0)
+            u_t = read(u + (at * u_inner[0] + c * u_inner[1]), mask)
+            delta_t = read(
+                delta + (at * delta_inner[0] + c * delta_inner[1]), mask
             )
-            B_t = _projection(
-                B, B, t, sign * B_strides[3], in_state & inside, CONSTANT_B
-            )
-            C_t = _projection(
-                C, C, t, sign * C_strides[3], in_state & inside, CONSTANT_C
-            )
-            state = tl.exp2(d[None, :] * A) * state + (d * u_t)[None, :] * B_t
-            out = tl.sum(state * C_t, 0) + direct * u_t
+            us, deltas = us + (u_t,), deltas + (delta_t,)
             if z is not None:
-                z_t = read(z + t * (sign * z_strides[2]), mask)
-                out *= z_t * sigmoid(z_t)
-            tl.store(y + t * y_t, out.to(y.dtype.element_ty), mask=mask)
-    to = last_state + row * STATES * channels
-    tl.store(to + state_offsets, state, mask=in_tile)
+                z_t = read(z + (at * z_inner[0] + c * z_inner[1]), mask)
+                zs = zs + (z_t,)
+            B_t = _read_projection(B, B_inner, at, B, n, state_mask, CONSTANT_B)
+            C_t = _read_projection(C, C_inner, at, C, n, state_mask, CONSTANT_C)
+            Bs, Cs = Bs + (B_t,), Cs + (C_t,)
+        for i in tl.static_range(STEPS):
+            t = length - (blocks - block) * STEPS + i
+            at = first + sign * t
+            mask = in_block & (t >= 0)
+            u_t = us[i]
+            d, _ = _step_size(deltas[i], offset, t >= 0, SOFTPLUS)
+            drive = (d * u_t)[None, :] * Bs[i]
+            state = tl.exp2(d[None, :] * A) * state + drive
+            out = tl.sum(state * Cs[i], 0) + direct * u_t
+            if z is not None:
+                out *= zs[i] * sigmoid(zs[i])
+            tl.store(
+                y + (at * directions * channels + c),
+                out.to(y.dtype.element_ty),
+                mask=mask,
+            )
+    to = _states(last_state, row, n, c, channels, STATES)
+    tl.store(to, state, mask=in_tile)
 
 
 @triton.jit(do_not_specialize=_UNSPECIALISED)
@@ -248,12 +261,18 @@ def scan_backward(
     grad_C,
     grad_D,
     grad_bias,
-    u_strides,
-    delta_strides,
-    z_strides,
-    B_strides,
-    C_strides,
-    grad_y_strides,
+    u_outer,
+    u_inner,
+    delta_outer,
+    delta_inner,
+    z_outer,
+    z_inner,
+    B_outer,
+    B_inner,
+    C_outer,
+    C_inner,
+    grad_y_outer,
+    grad_y_inner,
     grad_z_row,
     columns,
     rows,
@@ -288,30 +307,28 @@ def scan_backward(
     part = tl.program_id(0) % parts
     slot = tl.program_id(0) // parts  # direction and run of sequences
     runs = tl.cdiv(batch, rows)
-    k = (slot // runs).to(tl.int64)
-    first_row = (slot % runs).to(tl.int64) * rows
+    k_32 = slot // runs
+    first, sign = reading(k_32, length, backwards)
+    first_b = slot % runs * rows
+    k = k_32.to(tl.int64)
     group = part // splits
     c = group * group_width + part % splits * BLOCK + tl.arange(0, BLOCK)
     in_block = c < (group + 1) * group_width
     n = tl.arange(0, PADDED_STATES)
     in_state = n < STATES
     in_tile = in_state[:, None] & in_block[None, :]
-    state_offsets = n[:, None] * channels + c[None, :]
-    tile = n[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    lane = tl.arange(0, BLOCK)
     scratch += tl.program_id(0).to(tl.int64) * (
         CHUNK // STEPS * PADDED_STATES * BLOCK
     )
     directions = tl.num_programs(0) // (parts * runs)
 
-    first, sign = reading(k, length, backwards)
-    step = sign * directions
     parameter = k * channels + c
-    rates = parameter[None, :] * STATES + n[:, None]
-    A = read(A + rates, in_tile) * _LOG2_E
+    A = read(_states(A, k, n, c, channels, STATES), in_tile) * _LOG2_E
     if CONSTANT_B:
-        B = read(B + rates, in_tile)
+        B = read(_states(B, k, n, c, channels, STATES), in_tile)
     if CONSTANT_C:
-        C = read(C + rates, in_tile)
+        C = read(_states(C, k, n, c, channels, STATES), in_tile)
     direct = tl.zeros([BLOCK], tl.float32)
     if D is not None:
         direct = read(D + parameter, in_block)
@@ -324,147 +341,135 @@ def scan_backward(
     sum_C = tl.zeros([PADDED_STATES, BLOCK], tl.float32)
     sum_D = tl.zeros([BLOCK], tl.float32)
     sum_bias = tl.zeros([BLOCK], tl.float32)
-    for i_row in tl.range(tl.minimum(rows, batch - first_row)):
-        b = first_row + i_row
-        row = k * batch + b
-        u_b = of_sequence(u, u_strides, k, b, first, c)
-        delta_b = of_sequence(delta, delta_strides, k, b, first, c)
-        if z is not None:
-            z_b = of_sequence(z, z_strides, k, b, first, c)
-        grad_y_b = of_sequence(grad_y, grad_y_strides, k, b, first, c)
+    for i_row in tl.range(tl.minimum(rows, batch - first_b)):
+        row = (k_32 * batch + first_b + i_row).to(tl.int64)
+        # Here the direction, which has not changed, depends on the row: what
+        # follows from it need not be kept in registers from row to row.
+        k, b = row // batch, row % batch
+        u_b = u + (k * u_outer[0] + b * u_outer[1])
+        delta_b = delta + (k * delta_outer[0] + b * delta_outer[1])
+        grad_y_b = grad_y + (k * grad_y_outer[0] + b * grad_y_outer[1])
         B_b, C_b = B, C
         if not CONSTANT_B:
-            B_b = _of_projection(
-                B, B_strides, k, b, group // groups_per_B, first, n
-            )
+            B_b += k * B_outer[0] + b * B_outer[1]
+            B_b += group // groups_per_B * B_outer[2]
         if not CONSTANT_C:
-            C_b = _of_projection(
-                C, C_strides, k, b, group // groups_per_C, first, n
-            )
-        written = (b * length + first) * directions + k
-        grad_u_b = grad_u + written * channels + c
-        grad_delta_b = grad_delta + written * channels + c
-        if grad_z is not None:
-            grad_z_b = grad_z + written * grad_z_row + c
+            C_b += k * C_outer[0] + b * C_outer[1]
+            C_b += group // groups_per_C * C_outer[2]
+        written = b * length * directions + k
+        grad_u_b = grad_u + written * channels
+        grad_delta_b = grad_delta + written * channels
+        if z is not None:
+            z_b = z + (k * z_outer[0] + b * z_outer[1])
+            grad_z_b = grad_z + written * grad_z_row
         written += part.to(tl.int64) * batch * length * directions
         if not CONSTANT_B:
-            grad_B_b = grad_B + written * columns + n
+            grad_B_b = grad_B + written * columns
         if not CONSTANT_C:
-            grad_C_b = grad_C + written * columns + n
+            grad_C_b = grad_C + written * columns
 
         # Gradient of the state, from all that comes later.
         grad = tl.zeros([PADDED_STATES, BLOCK], tl.float32)
         if grad_last_state is not None:
-            at = grad_last_state + row * STATES * channels
-            grad = read(at + state_offsets, in_tile)
+            at = _states(grad_last_state, row, n, c, channels, STATES)
+            grad = read(at, in_tile)
 
         n_borders = (length - 1) // CHUNK
-        all_blocks = tl.cdiv(length, STEPS)
         for chunk_from_end in tl.range(n_borders + 1):
-            chunk = n_borders - chunk_from_end
-            start = chunk * CHUNK - (all_blocks * STEPS - length)
-            border = row * n_borders + chunk - 1
+            start = length - (chunk_from_end + 1) * CHUNK
+            border = row * n_borders + n_borders - 1 - chunk_from_end
             state = read(
-                borders + border * STATES * channels + state_offsets,
-                in_tile & (chunk > 0),
+                _states(borders, border, n, c, channels, STATES),
+                in_tile & (start > 0),
             )
-            blocks = tl.minimum(
-                CHUNK // STEPS, all_blocks - chunk * (CHUNK // STEPS)
-            )
+            # Blocks that lie before the first step are left out.
+            first_block = tl.maximum(-start, 0) // STEPS
             # Forwards, to have the state before every block of steps.
-            for block in tl.range(blocks):
+            for block in tl.range(first_block, CHUNK // STEPS):
                 tl.store(
-                    scratch + block * (PADDED_STATES * BLOCK) + tile, state
+                    _states(scratch, block, n, lane, BLOCK, PADDED_STATES),
+                    state,
                 )
-                if block + 1 < blocks:
+                if block + 1 < CHUNK // STEPS:
                     for i in tl.static_range(STEPS):
                         t = start + block * STEPS + i
-                        inside = t >= 0
-                        mask = in_block & inside
-                        u_t = read(u_b + t * (sign * u_strides[2]), mask)
-                        d, _ = _step_size(
-                            delta_b + t * (sign * delta_strides[2]),
-                            offset,
-                            mask,
-                            inside,
-                            SOFTPLUS,
+                        at = first + sign * t
+                        mask = in_block & (t >= 0)
+                        u_t = read(
+                            u_b + (at * u_inner[0] + c * u_inner[1]), mask
                         )
-                        B_t = _projection(
+                        x = read(
+                            delta_b
+                            + (at * delta_inner[0] + c * delta_inner[1]),
+                            mask,
+                        )
+                        d, _ = _step_size(x, offset, t >= 0, SOFTPLUS)
+                        B_t = _read_projection(
                             B_b,
+                            B_inner,
+                            at,
                             B,
-                            t,
-                            sign * B_strides[3],
-                            in_state & inside,
+                            n,
+                            in_state & (t >= 0),
                             CONSTANT_B,
                         )
-                        state = (
-                            tl.exp2(d[None, :] * A) * state
-                            + (d * u_t)[None, :] * B_t
-                        )
+                        drive = (d * u_t)[None, :] * B_t
+                        state = tl.exp2(d[None, :] * A) * state + drive
             tl.debug_barrier()
-            for block_from_end in tl.range(blocks):
-                block = blocks - 1 - block_from_end
+            for block_from_end in tl.range(CHUNK // STEPS - first_block):
+                block = CHUNK // STEPS - 1 - block_from_end
                 state = tl.load(
-                    scratch + block * (PADDED_STATES * BLOCK) + tile
+                    _states(scratch, block, n, lane, BLOCK, PADDED_STATES)
                 )
                 # What goes through the steps of the block, in registers.
-                inputs, sizes, slopes, decays, states = (), (), (), (), ()
+                us, sizes, slopes, states = (), (), (), ()
+                grad_ys, zs, Bs, Cs = (), (), (), ()
                 for i in tl.static_range(STEPS):
                     t = start + block * STEPS + i
-                    inside = t >= 0
-                    mask = in_block & inside
-                    u_t = read(u_b + t * (sign * u_strides[2]), mask)
-                    d, slope = _step_size(
-                        delta_b + t * (sign * delta_strides[2]),
-                        offset,
+                    at = first + sign * t
+                    mask = in_block & (t >= 0)
+                    state_mask = in_state & (t >= 0)
+                    u_t = read(u_b + (at * u_inner[0] + c * u_inner[1]), mask)
+                    x = read(
+                        delta_b + (at * delta_inner[0] + c * delta_inner[1]),
                         mask,
-                        inside,
-                        SOFTPLUS,
                     )
-                    B_t = _projection(
-                        B_b,
-                        B,
-                        t,
-                        sign * B_strides[3],
-                        in_state & inside,
-                        CONSTANT_B,
+                    B_t = _read_projection(
+                        B_b, B_inner, at, B, n, state_mask, CONSTANT_B
                     )
-                    decay = tl.exp2(d[None, :] * A)
-                    state = decay * state + (d * u_t)[None, :] * B_t
-                    inputs, sizes = inputs + (u_t,), sizes + (d,)
-                    slopes = slopes + (slope,)
-                    decays, states = decays + (decay,), states + (state,)
+                    C_t = _read_projection(
+                        C_b, C_inner, at, C, n, state_mask, CONSTANT_C
+                    )
+                    g_t = read(
+                        grad_y_b + (at * grad_y_inner[0] + c * grad_y_inner[1]),
+                        mask,
+                    )
+                    if z is not None:
+                        z_t = read(
+                            z_b + (at * z_inner[0] + c * z_inner[1]), mask
+                        )
+                        zs = zs + (z_t,)
+                    d, slope = _step_size(x, offset, t >= 0, SOFTPLUS)
+                    state = tl.exp2(d[None, :] * A) * state
+                    state += (d * u_t)[None, :] * B_t
+                    us, sizes = us + (u_t,), sizes + (d,)
+                    slopes, states = slopes + (slope,), states + (state,)
+                    grad_ys, Bs, Cs = grad_ys + (g_t,), Bs + (B_t,), Cs + (C_t,)
                 for i in tl.static_range(STEPS - 1, -1, -1):
                     t = start + block * STEPS + i
-                    inside = t >= 0
-                    mask = in_block & inside
-                    u_t, d, state = inputs[i], sizes[i], states[i]
-                    B_t = _projection(
-                        B_b,
-                        B,
-                        t,
-                        sign * B_strides[3],
-                        in_state & inside,
-                        CONSTANT_B,
-                    )
-                    C_t = _projection(
-                        C_b,
-                        C,
-                        t,
-                        sign * C_strides[3],
-                        in_state & inside,
-                        CONSTANT_C,
-                    )
-                    g_t = read(grad_y_b + t * (sign * grad_y_strides[2]), mask)
+                    at = first + sign * t
+                    mask = in_block & (t >= 0)
+                    state_mask = in_state & (t >= 0)
+                    u_t, d, state = us[i], sizes[i], states[i]
+                    g_t, B_t, C_t = grad_ys[i], Bs[i], Cs[i]
                     if z is not None:
-                        z_t = read(z_b + t * (sign * z_strides[2]), mask)
+                        z_t = zs[i]
                         gate = sigmoid(z_t)
                         out = tl.sum(state * C_t, 0) + direct * u_t
+                        of_z = g_t * out * gate * (1.0 + z_t * (1.0 - gate))
                         tl.store(
-                            grad_z_b + t * (step * grad_z_row),
-                            (g_t * out * gate * (1.0 + z_t * (1.0 - gate))).to(
-                                grad_z.dtype.element_ty
-                            ),
+                            grad_z_b + (at * directions * grad_z_row + c),
+                            of_z.to(grad_z.dtype.element_ty),
                             mask=mask,
                         )
                         g_t *= z_t * gate
@@ -476,50 +481,53 @@ def scan_backward(
                         sum_B += of_B
                     else:
                         tl.store(
-                            grad_B_b + t * (step * columns),
+                            grad_B_b + (at * directions * columns + n),
                             tl.sum(of_B, 1),
-                            mask=in_state & inside,
+                            mask=state_mask,
                         )
                     if CONSTANT_C:
                         sum_C += of_C
                     else:
                         tl.store(
-                            grad_C_b + t * (step * columns),
+                            grad_C_b + (at * directions * columns + n),
                             tl.sum(of_C, 1),
-                            mask=in_state & inside,
+                            mask=state_mask,
                         )
                     # Of d A: decay * previous state is what B did not bring.
                     of_exponent = grad * (state - driven * B_t)
                     sum_A += of_exponent * d[None, :]
                     of_driven = tl.sum(grad * B_t, 0)
-                    of_delta = of_driven * u_t + _LN_2 * tl.sum(
-                        of_exponent * A, 0
-                    )
-                    of_delta = tl.where(inside, of_delta * slopes[i], 0.0)
-                    grad *= decays[i]
+                    of_delta = _LN_2 * tl.sum(of_exponent * A, 0)
+                    of_delta = (of_delta + of_driven * u_t) * slopes[i]
+                    of_delta = tl.where(t >= 0, of_delta, 0.0)
+                    of_u = of_driven * d + g_t * direct
+                    # Exponentials cost less than registers for those of all
+                    # steps, which the compiler would take for equal terms.
+                    d = tl.where(in_block, d, 0.0)
+                    grad *= tl.exp2(d[None, :] * A)
                     sum_bias += of_delta
                     sum_D += g_t * u_t
                     tl.store(
-                        grad_u_b + t * (step * channels),
-                        (of_driven * d + g_t * direct).to(
-                            grad_u.dtype.element_ty
-                        ),
+                        grad_u_b + (at * directions * channels + c),
+                        of_u.to(grad_u.dtype.element_ty),
                         mask=mask,
                     )
                     tl.store(
-                        grad_delta_b + t * (step * channels),
+                        grad_delta_b + (at * directions * channels + c),
                         of_delta.to(grad_delta.dtype.element_ty),
                         mask=mask,
                     )
-            tl.debug_barrier()
+        tl.debug_barrier()
 
     slot = slot.to(tl.int64)
-    states_of_slot = slot * STATES * channels + state_offsets
-    tl.store(grad_A + states_of_slot, sum_A, mask=in_tile)
+    to = _states(grad_A, slot, n, c, channels, STATES)
+    tl.store(to, sum_A, mask=in_tile)
     if CONSTANT_B:
-        tl.store(grad_B + states_of_slot, sum_B, mask=in_tile)
+        to = _states(grad_B, slot, n, c, channels, STATES)
+        tl.store(to, sum_B, mask=in_tile)
     if CONSTANT_C:
-        tl.store(grad_C + states_of_slot, sum_C, mask=in_tile)
+        to = _states(grad_C, slot, n, c, channels, STATES)
+        tl.store(to, sum_C, mask=in_tile)
     if grad_D is not None:
         tl.store(grad_D + slot * channels + c, sum_D, mask=in_block)
     if grad_bias is not None:

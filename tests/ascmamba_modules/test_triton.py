@@ -1,6 +1,11 @@
 """Convolution and Mamba block in Triton, and all its kernels compiled."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,16 +171,16 @@ def inner_in_pytorch(blocks, x, mask, flags):
 def test_block_equals_the_module_in_pytorch(
     device, masked, flags, randomise, monkeypatch
 ):
-    monkeypatch.setattr(triton_engine, "CHUNK", 8)
+    monkeypatch.setattr(triton_engine, "CHUNK", 4)
     blocks = [
         randomise(Mamba(6, d_state=3, dt_rank=2, engine="torch")).to(device)
         for _ in flags
     ]
-    x = torch.randn(2, 11, 6, device=device, requires_grad=True)
+    x = torch.randn(2, 7, 6, device=device, requires_grad=True)
     mask = None
     if masked:
-        mask = torch.ones(2, 11, dtype=torch.bool, device=device)
-        mask[0, 7:] = mask[1, :2] = False
+        mask = torch.ones(2, 7, dtype=torch.bool, device=device)
+        mask[0, 5:] = mask[1, :2] = False
     actual, expected = (
         blocks_with_gradients(blocks, x, mask, inner, flags)
         for inner in (inner_in_triton, inner_in_pytorch)
@@ -210,3 +215,20 @@ def test_block_refuses_what_it_cannot_take(device):
         mamba_inner_triton(xz.double(), *weights)
     with pytest.raises(ValueError, match="batch and length"):
         mamba_inner_triton(xz[:, :0], *weights)
+
+
+@pytest.mark.skipif(not installed, reason="triton is not installed")
+def test_kernels_compile_without_spilling():
+    script = Path(__file__).parents[1] / "compile_triton_kernels.py"
+    result = subprocess.run(
+        [sys.executable, str(script), "80", "90"],
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    kernels = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(kernels) == 16  # of each the types and architectures
+    for kernel in kernels:
+        assert kernel["stack"] == 0, kernel
+        assert kernel["shared"] <= 4096, kernel  # no limit to programs at once
