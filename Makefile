@@ -11,13 +11,16 @@ MAMBA_SSM := mamba-ssm==2.3.1
 # Compiled on installation.
 KERNELS := ascmamba_modules/selective_scan/cpu_kernels
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-gpu lint bench bench-gpu clean
 
 demo: $(READY)
 	$(BIN)/python recipes/ASC/run_all.py demo --demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -33,6 +36,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/model_size.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/memory.py
+
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/gpu.py
 
 $(READY): setup.py $(wildcard $(KERNELS)/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -124,7 +124,7 @@ class ASCMamba(nn.Module):
         if context is None:
             context = features.new_zeros(len(features), self.context_size)
         mask = frame_mask(lengths, features.shape[1])  # (B, T) or None
-        x = self.encoder(features.unsqueeze(1), lengths)  # (B, C, T, F / 2)
+        x = self.encoder(features.unsqueeze(1), mask=mask)  # (B, C, T, F / 2)
         x = x.permute(0, 2, 3, 1).contiguous()  # (B, T, F / 2, C)
         for block in self.blocks:
             x = block(x, context, mask)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ascmamba_modules.padding import frame_mask
+from ascmamba_modules.padding import valid_frames
 
 
 class Mixup(nn.Module):
@@ -60,12 +60,12 @@ class Mixup(nn.Module):
         if self.alpha == 0:
             return features, lengths, partner, weight
         partner = torch.randperm(batch, device=device)
-        beta = torch.distributions.Beta(self.alpha, self.alpha)
-        weight = beta.sample((batch,)).to(device)
-        mask = frame_mask(lengths, features.shape[1])
-        if mask is not None:
-            features = features * mask.unsqueeze(-1)
-        features = blend(features, partner, weight)
+        # On the device, and unchecked: either else makes the host wait.
+        alpha = torch.full((), float(self.alpha), device=device)
+        beta = torch.distributions.Beta(alpha, alpha, validate_args=False)
+        weight = beta.sample((batch,))
+        mask = valid_frames(lengths, features.shape[1])
+        features = blend(features * mask.unsqueeze(-1), partner, weight)
         return (
             features,
             torch.maximum(lengths, lengths[partner]),

@@ -1,5 +1,7 @@
 """The Brains that train scene classifiers."""
 
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from speechbrain import Brain, Stage
@@ -22,7 +24,8 @@ class SceneBrain(Brain):
     Modules: features, normalize, model and, for models that use place and
     time, context_encoder.  Needs in hparams: augmentation, mixup,
     label_smoothing, label_encoder, epoch_counter, lr_annealing,
-    train_loggers and output_folder.
+    train_loggers and output_folder.  During the first warmup_steps steps, if
+    there are any, the learning rate rises linearly to its value.
 
     The best checkpoint is the one with the highest macro accuracy on the
     validation clips.  Without any, the last one is kept.
@@ -43,7 +46,9 @@ class SceneBrain(Brain):
 
     def compute_forward(self, batch, stage):
         """Runs from waveforms to the model's output."""
-        batch = batch.to(self.device)
+        padded = self._is_padded(batch)
+        # Does not wait for the copies, if the loader has pinned the memory.
+        batch = batch.to(self.device, non_blocking=True)
         features, lengths = self.compute_features(batch)
         features = self.modules.normalize(
             features, lengths, epoch=self.hparams.epoch_counter.current
@@ -60,7 +65,14 @@ class SceneBrain(Brain):
             )
             if stage == Stage.TRAIN:
                 context = blend(context, *self.pairs)
+        # Without lengths no module has to ask the device for padding.
+        lengths = lengths if padded else None
         return self.modules.model(features, context, lengths)
+
+    def _is_padded(self, batch):
+        """Whether any clip of the batch is shorter than the longest."""
+        inputs = batch.feats if hasattr(batch, "feats") else batch.sig
+        return bool((inputs.lengths < 1).any())
 
     def compute_features(self, batch):
         """Features and relative lengths, from the cache or the waveforms."""
@@ -72,7 +84,7 @@ class SceneBrain(Brain):
 
     def compute_objectives(self, predictions, batch, stage):
         """Cross-entropy; outside training also keeps the posteriors."""
-        labels = batch.label.to(self.device)
+        labels = self._labels(batch)
         if stage == Stage.TRAIN:
             partner, weight = self.pairs
             own = self.clip_losses(predictions, labels)
@@ -84,6 +96,13 @@ class SceneBrain(Brain):
         self.targets.append(labels.cpu())
         self.log_posteriors.append(log_posteriors.cpu())
         return F.nll_loss(log_posteriors, labels)
+
+    def _labels(self, batch):
+        labels = batch.label
+        # The loader pins what is padded, and labels are not.
+        if self.device_type == "cuda":
+            labels = labels.pin_memory()
+        return labels.to(self.device, non_blocking=True)
 
     def clip_losses(self, predictions, labels):
         """Training loss of each clip (batch)."""
@@ -113,13 +132,19 @@ class SceneBrain(Brain):
 
     def _statistics(self):
         """What a batch changes apart from the weights."""
-        buffers = {k: v.clone() for k, v in self.modules.named_buffers()}
+        buffers = [(buffer, buffer.clone()) for buffer in self._buffers()]
         return buffers, vars(self.modules.normalize).copy()
+
+    def _buffers(self):
+        """Statistics of norms and the like; those of features are constant."""
+        for name, module in self.modules.items():
+            if name != "features":
+                yield from module.buffers()
 
     def _restore_statistics(self, statistics):
         buffers, normalize = statistics
-        for name, buffer in self.modules.named_buffers():
-            buffer.copy_(buffers[name])
+        for buffer, before in buffers:
+            buffer.copy_(before)
         # InputNormalization's are no buffers, and it replaces them.
         vars(self.modules.normalize).update(normalize)
 
@@ -127,9 +152,11 @@ class SceneBrain(Brain):
         """Spoils all gradients if the loss is not finite.
 
         They are what all processes share, so that all drop the same step.
+        The device decides: a host that asked for the loss here would let a
+        GPU run dry between the forward and the backward pass.
         """
-        if not torch.isfinite(loss):
-            loss.register_hook(lambda gradient: gradient * float("nan"))
+        spoilt = 0 * loss.detach()  # 0, or NaN if the loss is not finite
+        loss.register_hook(lambda gradient: gradient + spoilt)
 
     def optimizers_step(self):
         """Performs a step, unless a gradient is not finite.
@@ -145,10 +172,25 @@ class SceneBrain(Brain):
         norm = torch.nn.utils.get_total_norm(gradients)
         # The scaler, for fp16, drops steps itself, and learns from them.
         if self.scaler.is_enabled() or torch.isfinite(norm):
-            super().optimizers_step()
+            with self._warmed_up():
+                super().optimizers_step()
         else:
             self.zero_grad(set_to_none=True)
             self._step_dropped = True
+
+    @contextmanager
+    def _warmed_up(self):
+        """Lowers the learning rate for one of the first steps."""
+        steps = getattr(self.hparams, "warmup_steps", 0)
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        # The count of steps is in the checkpoint: resuming goes on with it.
+        if self.optimizer_step < steps:
+            for group, rate in zip(groups, rates):
+                group["lr"] = rate * (self.optimizer_step + 1) / (steps + 1)
+        yield
+        for group, rate in zip(groups, rates):
+            group["lr"] = rate
 
     def _count_nonfinite(self, batch):
         self.nonfinite_count += 1

@@ -163,7 +163,7 @@ class DenseEncoder(nn.Module):
             channels, channels, (1, 3), stride=(1, 2), padding=(0, 1)
         )
 
-    def forward(self, x, lengths=None):
+    def forward(self, x, lengths=None, mask=None):
         """Encodes a batch of spectrograms.
 
         Arguments
@@ -172,13 +172,17 @@ class DenseEncoder(nn.Module):
             (batch, in_channels, time, frequency).
         lengths : torch.Tensor, optional
             Relative lengths of the clips (batch).
+        mask : torch.Tensor, optional
+            What :func:`~ascmamba_modules.padding.frame_mask` makes of the
+            lengths, (batch, time); whoever has it gives it in their place.
 
         Returns
         -------
         torch.Tensor
             (batch, channels, time, ceil(frequency / 2)).
         """
-        mask = frame_mask(lengths, x.shape[2])
+        if mask is None:
+            mask = frame_mask(lengths, x.shape[2])
         if mask is not None:
             mask = mask[:, None, :, None].to(x.dtype)
             x = x * mask

@@ -26,8 +26,37 @@ def frame_counts(lengths, n_frames):
     return (lengths * n_frames).round().long().clamp(1, n_frames)
 
 
+def valid_frames(lengths, n_frames):
+    """Marks the frames that belong to each clip, padding or not.
+
+    Arguments
+    ---------
+    lengths : torch.Tensor
+        Relative lengths (batch).
+    n_frames : int
+        Frames of the padded batch.
+
+    Returns
+    -------
+    torch.Tensor
+        Boolean (batch, n_frames).
+
+    Example
+    -------
+    >>> valid_frames(torch.tensor([0.5, 1.0]), 4)
+    tensor([[ True,  True, False, False],
+            [ True,  True,  True,  True]])
+    """
+    counts = frame_counts(lengths, n_frames)
+    frames = torch.arange(n_frames, device=lengths.device)
+    return frames < counts.unsqueeze(1)
+
+
 def frame_mask(lengths, n_frames):
     """Marks the frames that belong to each clip.
+
+    To tell whether there is any padding, the host waits for lengths that are
+    on a GPU.  Where it is known that there is none, None spares the waiting.
 
     Arguments
     ---------
@@ -52,8 +81,6 @@ def frame_mask(lengths, n_frames):
     """
     if lengths is None:
         return None
-    counts = frame_counts(lengths, n_frames)
-    if (counts == n_frames).all():
-        return None
-    frames = torch.arange(n_frames, device=lengths.device)
-    return frames < counts.unsqueeze(1)
+    mask = valid_frames(lengths, n_frames)
+    # A clip without padding is valid up to its last frame.
+    return None if mask[:, -1].all() else mask

@@ -16,7 +16,22 @@ BUSY_HINT = (
     "suffer most from other load."
 )
 
+# Shapes of a selective scan (sequences, channels, steps); the first two are
+# what one batch of four clips is to the time path and to the frequency path of
+# ASCMamba.
+SHAPES = {
+    "time": (128, 128, 500),
+    "frequency": (2000, 128, 32),
+    "long": (1, 128, 8000),
+    "small": (4, 32, 200),
+    "reference": (8, 128, 500),
+}
+STATES = 16
+
 _TURN = 0.2
+_GPU_WARM_UP = 3
+_GPU_CACHE = 2**28  # bytes, more than any has
+_GPU_FILLS = 16  # about 1 ms
 
 
 def machine():
@@ -47,7 +62,7 @@ def _cpu_model():
     return platform.machine()
 
 
-def median_times(functions, rounds):
+def median_times(functions, rounds, device="cpu"):
     """Times functions in turn, so that other load hits all of them alike.
 
     Arguments
@@ -55,8 +70,12 @@ def median_times(functions, rounds):
     functions : dict
         Functions without arguments, by name.
     rounds : int
-        Each function has this many turns, after one call to warm up.  In a
-        turn it is called once, or as often as fits into _TURN seconds.
+        Each function has this many turns, after calls to warm up.  In a turn
+        it is called once, or as often as fits into _TURN seconds.
+    device : str
+        "cpu" is the clock of the host; "cuda" that of the GPU, for functions
+        that leave it work: it is kept busy until the work is queued, so that
+        queueing does not count, and its cache is emptied.
 
     Returns
     -------
@@ -64,17 +83,31 @@ def median_times(functions, rounds):
         Median seconds of a call, by name.
     """
     for function in functions.values():
-        function()
+        for _ in range(_GPU_WARM_UP if device == "cuda" else 1):
+            function()
     seconds = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            turn = 0.0
-            while turn < _TURN:
-                start = time.perf_counter()
-                function()
-                seconds[name].append(time.perf_counter() - start)
-                turn += seconds[name][-1]
+            start = time.perf_counter()
+            while time.perf_counter() - start < _TURN or not seconds[name]:
+                seconds[name].append(_seconds(function, device))
     return {name: statistics.median(s) for name, s in seconds.items()}
+
+
+def _seconds(function, device):
+    if device != "cuda":
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+    buffer = torch.empty(_GPU_CACHE, dtype=torch.uint8, device=device)
+    for _ in range(_GPU_FILLS):
+        buffer.zero_()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    function()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
 
 
 def peak_memory(prepare, *args):
@@ -172,6 +205,8 @@ def markdown_table(rows):
 def _format(value):
     if isinstance(value, str):
         return value
+    if value != value:  # NaN: not measured
+        return "-"
     if isinstance(value, int) or value >= 1000:
         return f"{value:,.0f}"
     return f"{value:#.3g}".rstrip(".")

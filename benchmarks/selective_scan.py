@@ -17,6 +17,8 @@ from types import ModuleType
 import torch
 from common import (
     BUSY_HINT,
+    SHAPES,
+    STATES,
     machine,
     markdown_table,
     median_times,
@@ -28,16 +30,6 @@ from mambapy.pscan import pscan
 
 from ascmamba_modules.selective_scan import engine_status, selective_scan
 
-# (sequences, channels, steps); the first two are what one batch of four clips
-# is to the time path and to the frequency path of ASCMamba.
-SHAPES = {
-    "time": (128, 128, 500),
-    "frequency": (2000, 128, 32),
-    "long": (1, 128, 8000),
-    "small": (4, 32, 200),
-    "reference": (8, 128, 500),
-}
-STATES = 16
 PEER = "mambapy"
 REFERENCE = "selective_scan_ref"
 HUGGING_FACE = "Hugging Face"

@@ -1,4 +1,4 @@
-"""The modules and a training step on a GPU, where there is one."""
+"""The modules and the scan on a GPU, where there is one."""
 
 import copy
 

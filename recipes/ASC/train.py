@@ -226,6 +226,13 @@ def log_choices(brain, rows):
     if not len(rows["test"]):
         logger.info("No test clips: no test report will be written.")
     logger.info("Device: %s, precision: %s", brain.device, brain.precision)
+    loading = brain.hparams.train_dataloader_opts
+    logger.info(
+        "Batches of %d clips, loaded by %s processes into %s memory",
+        loading["batch_size"],
+        loading["num_workers"] or "no other",
+        "pinned" if loading.get("pin_memory") else "pageable",
+    )
 
 
 def train(hparams_file, run_opts, overrides):

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from ascmamba_modules import ascmamba, dense_encoder
 from ascmamba_modules.ascmamba import ASCMamba
 from ascmamba_modules.features import LogMel
+from ascmamba_modules.padding import frame_mask
 
 
 def small(n_mels=9, **options):
@@ -50,6 +52,19 @@ def test_padding_does_not_change_the_logits(garbage, model):
     )
     assert alone.std(0).min() > 0.1  # clips differ, else this shows nothing
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
+
+
+def test_padding_is_looked_for_once(model, monkeypatch):
+    asked = []
+
+    def mask(*args):
+        asked.append(args)
+        return frame_mask(*args)
+
+    for module in (ascmamba, dense_encoder):
+        monkeypatch.setattr(module, "frame_mask", mask)
+    model(torch.randn(2, 20, 9), lengths=torch.tensor([1.0, 0.5]))
+    assert len([lengths for lengths, _ in asked if lengths is not None]) == 1
 
 
 def test_padding_of_waveforms_does_not_change_the_logits(model):

@@ -4,12 +4,15 @@ import copy
 
 import pytest
 import torch
+from speechbrain import Stage
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from ascmamba_modules.ascmamba import ASCMamba
 from ascmamba_modules.augment import Mixup
 from ascmamba_modules.brain import SceneBrain
 
@@ -211,3 +214,102 @@ def test_nan_drops_the_step_it_is_accumulated_in(tmp_path):
     fit(brain, make_batches(spoilt=(4,)))
     assert brain.optimizer_step == 3
     assert all(torch.isfinite(p).all() for p in brain.modules.parameters())
+
+
+class HostReads(TorchDispatchMode):
+    """Counts how often the host asks for the value of a tensor."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._local_scalar_dense.default:
+            self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("alpha", [0, 0.3])
+def test_host_asks_once_before_the_step_and_once_for_it(tmp_path, alpha):
+    """Each question that is put to a GPU makes the host wait."""
+    brain = make_brain(tmp_path)
+    brain.modules["model"] = ASCMamba(
+        n_classes=2, n_mels=10, channels=4, n_blocks=1, d_state=2
+    )
+    brain.hparams.mixup = Mixup(alpha=alpha)
+    brain.on_fit_start()
+    brain.modules.train()
+    # The statistics of the features count frames in the first epoch.
+    brain.hparams.epoch_counter.current = 1
+    brain.fit_batch(make_batches()[0])
+    brain.hparams.epoch_counter.current = (
+        brain.modules.normalize.update_until_epoch
+    )
+    # Adam counts its steps on the host, on GPUs as well.
+    brain.optimizer.step = lambda: None
+    before = None
+    step = brain.optimizers_step
+
+    def optimizers_step():
+        nonlocal before
+        before = reads.count
+        step()
+
+    brain.optimizers_step = optimizers_step
+    with HostReads() as reads:
+        brain.fit_batch(make_batches()[1])
+    assert before == 1  # is there padding: asked of lengths on the host
+    # The gradients' norm; and the loss, which is on the host by then.
+    assert reads.count == before + 2
+
+
+@pytest.mark.parametrize("length", [40, 50])
+def test_model_gets_lengths_where_there_is_padding(tmp_path, length):
+    brain = make_brain(tmp_path)
+    given = []
+    forward = brain.modules.model.forward
+
+    def model(features, context=None, lengths=None):
+        given.append(lengths)
+        return forward(features)
+
+    brain.modules.model.forward = model
+    brain.hparams.epoch_counter.current = 1
+    rows = [
+        {"id": str(n), "sig": torch.randn(n), "label": 0} for n in (50, length)
+    ]
+    brain.compute_forward(PaddedBatch(rows), Stage.TRAIN)
+    (lengths,) = given
+    if length == 50:
+        assert lengths is None
+    else:
+        torch.testing.assert_close(lengths, torch.tensor([1.0, 0.8]))
+
+
+def test_learning_rate_warms_up_and_resumes(tmp_path):
+    """Over the first steps, whether or not the training is interrupted."""
+    rates = []
+
+    def brain_of(folder):
+        brain = make_brain(folder)
+        brain.hparams.warmup_steps = 4
+        brain.checkpointer.add_recoverable("brain", brain)
+        brain.on_fit_start()
+        brain.modules.train()
+        brain.hparams.epoch_counter.current = 1
+        step = brain.optimizer.step
+
+        def noted(*args, **kwargs):
+            rates.append(brain.optimizer.param_groups[0]["lr"])
+            return step(*args, **kwargs)
+
+        brain.optimizer.step = noted
+        return brain
+
+    brain = brain_of(tmp_path)
+    for batch in make_batches()[:3]:
+        brain.fit_batch(batch)
+    assert brain.optimizer.param_groups[0]["lr"] == 0.1
+    brain.checkpointer.save_checkpoint()
+    brain = brain_of(tmp_path)
+    for batch in make_batches()[3:6]:
+        brain.fit_batch(batch)
+    assert rates == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1])

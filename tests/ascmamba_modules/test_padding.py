@@ -7,7 +7,7 @@ from hypothesis import (
 )
 from speechbrain.utils.data_utils import batch_pad_right
 
-from ascmamba_modules.padding import frame_counts, frame_mask
+from ascmamba_modules.padding import frame_counts, frame_mask, valid_frames
 
 
 @given(st.lists(st.integers(1, 2_000_000), min_size=1, max_size=5).map(sorted))
@@ -41,11 +41,14 @@ def test_counts_lie_between_one_and_all(lengths, n_frames):
 )
 def test_mask_marks_the_frames_of_each_clip(case):
     n_frames, counts = case
-    mask = frame_mask(torch.tensor(counts) / n_frames, n_frames)
+    lengths = torch.tensor(counts) / n_frames
+    mask = frame_mask(lengths, n_frames)
+    valid = valid_frames(lengths, n_frames)
+    assert valid.sum(1).tolist() == counts
     if all(count == n_frames for count in counts):
         assert mask is None
         return
-    assert mask.dtype == torch.bool
+    assert torch.equal(mask, valid) and mask.dtype == torch.bool
     assert mask.tolist() == [
         [frame < count for frame in range(n_frames)] for count in counts
     ]

@@ -136,6 +136,15 @@ def test_bf16(clips, tmp_path):
     check_finished(tmp_path, clips)
 
 
+def test_processes_that_load_stay_between_epochs(clips, tmp_path):
+    options = {"num_workers": 2, "number_of_epochs": 2}
+    log = run(command(MAMBA, clips, tmp_path, **options))
+    assert "Batches of 8 clips, loaded by 2 processes into" in log
+    settings = (tmp_path / "hyperparams.yaml").read_text("utf-8")
+    assert settings.count("persistent_workers: !apply:operator.truth [2]") == 2
+    check_finished(tmp_path, clips)
+
+
 def test_without_place_and_time(clips, tmp_path):
     run(command(MAMBA, clips, tmp_path, use_context=False))
     assert not (tmp_path / "model" / "context_encoder.safetensors").exists()

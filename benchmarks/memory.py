@@ -1,0 +1,283 @@
+"""Estimates the memory that training takes on a GPU, with or without one.
+
+A training step of ASCMamba is traced on tensors that have shapes and no
+values.  Added up is what its operations allocate until it is freed, so that
+the largest sum is the peak, gradients and what the backward pass needs in
+between included.  Two things are done as on a GPU: under autocast a layer norm
+answers in float32, and dropout keeps a mask of bytes.  On top come weights and
+Adam's moments, and on the card what is in RESERVED.
+
+They are estimates: the allocator's rounding and gaps and the workspaces of
+convolutions are guessed (RESERVED, USABLE), and how the scan is computed is
+assumed.  benchmarks/gpu.py puts the measured peak beside them.
+"""
+
+import argparse
+import contextlib
+import weakref
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from common import markdown_table
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ascmamba_modules.ascmamba import ASCMamba
+from ascmamba_modules.selective_scan import torch_engine
+
+FRAMES, MELS = 500, 64
+CARDS = (16, 24, 80, 140)  # GB
+# Driver, libraries and workspaces; and how much of the rest can be filled.
+RESERVED, USABLE = 1e9, 0.9
+KERNEL, TORCH = "a kernel", "engine `torch`"
+_CHUNK = 32
+_ADAM = 3 * 4  # bytes a parameter: itself and two moments
+
+
+class MemoryTrace(TorchDispatchMode):
+    """Adds up the tensors that are alive.
+
+    Example
+    -------
+    >>> with MemoryTrace() as trace:
+    ...     x = torch.zeros(250)
+    ...     x = x + 1
+    >>> trace.live, trace.peak
+    (1000, 2000)
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.peak = 0
+        self._storages = weakref.WeakSet()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        before = {x._cdata for x in _storages((args, kwargs))}
+        results = function(*args, **(kwargs or {}))
+        for storage in _storages(results):
+            # An operation may answer with its input, or a view of it.
+            if storage._cdata not in before:
+                self._add(storage)
+        return results
+
+    def _add(self, storage):
+        if storage in self._storages:
+            return
+        size = storage.nbytes()
+        self._storages.add(storage)
+        weakref.finalize(storage, self._subtract, size)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _subtract(self, size):
+        self.live -= size
+
+
+def _storages(values):
+    return [
+        x.untyped_storage()
+        for x in tree_leaves(values)
+        if isinstance(x, torch.Tensor)
+    ]
+
+
+class _Scan(torch.autograd.Function):
+    """Allocates what a scan's kernel does that keeps its inputs and one state
+    in _CHUNK steps, and recomputes the others."""
+
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C, D, z, delta_bias):
+        batch, channels, length = u.shape
+        borders = u.new_empty(
+            *(batch, channels, (length - 1) // _CHUNK, A.shape[1]),
+            dtype=torch.float32,
+        )
+        ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, borders)
+        return torch.empty_like(u)
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        u, delta, A, B, C, D, z, delta_bias, _ = ctx.saved_tensors
+        sums = (x.float() for x in (B, C))  # over channels, in full precision
+        grad_B, grad_C = (torch.empty_like(x).to(u.dtype) for x in sums)
+        grads = (torch.empty_like(x) for x in (u, delta, A))
+        others = (torch.empty_like(x) for x in (D, z, delta_bias))
+        return (*grads, grad_B, grad_C, *others)
+
+
+def _scan(u, delta, A, B, C, D, z, delta_bias, **options):
+    return _Scan.apply(u, delta, A, B, C, D, z, delta_bias)
+
+
+@contextlib.contextmanager
+def as_on_a_gpu(scan, precision):
+    """Patches what allocates other tensors on a CPU than on a GPU.
+
+    Arguments
+    ---------
+    scan : str
+        KERNEL or TORCH.
+    precision : str
+        "fp32" or "bf16".
+    """
+    layer_norm = F.layer_norm
+
+    def full_layer_norm(x, *args, **kwargs):
+        return layer_norm(x.float(), *args, **kwargs)
+
+    def dropout(x, p=0.5, training=True, inplace=False):
+        return torch.native_dropout(x, p, training)[0] if training else x
+
+    patches = [
+        mock.patch.object(F, "layer_norm", full_layer_norm),
+        mock.patch.object(F, "dropout", dropout),
+        mock.patch("ascmamba_modules.mamba.choose_engine", lambda *_: "torch"),
+        mock.patch.object(
+            torch_engine,
+            "_chunk_elements",
+            lambda _: torch_engine._CHUNK_ELEMENTS["cuda"],
+        ),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+    ]
+    if scan == KERNEL:
+        patches.append(
+            mock.patch("ascmamba_modules.mamba.selective_scan", _scan)
+        )
+    with contextlib.ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
+        yield
+
+
+def training_step_bytes(batch, precision, scan, **model_options):
+    """Estimates the memory of a training step.
+
+    Arguments
+    ---------
+    batch : int
+        Ten-second clips.
+    precision : str
+        "fp32" or "bf16" (autocast).
+    scan : str
+        KERNEL, a scan that keeps little, or TORCH, our engine of that name.
+    **model_options
+        Of :class:`~ascmamba_modules.ascmamba.ASCMamba`.
+
+    Returns
+    -------
+    peak : int
+        Bytes at the peak, weights and Adam's moments included.
+    kept : int
+        Bytes of them that the forward pass keeps for the backward pass.
+    """
+    with FakeTensorMode():
+        model = ASCMamba(**model_options, engine="torch")
+        features = torch.empty(batch, FRAMES, MELS)
+        with MemoryTrace() as trace:
+            with as_on_a_gpu(scan, precision):
+                loss = model(features).float().square().mean()
+            kept = trace.live
+            loss.backward()
+        weights = sum(p.numel() for p in model.parameters())
+    return trace.peak + _ADAM * weights, kept
+
+
+def per_clip(precision, scan, **model_options):
+    """Fits a straight line to the memory against the batch.
+
+    Arguments
+    ---------
+    precision, scan, **model_options
+        As in :func:`training_step_bytes`.
+
+    Returns
+    -------
+    dict
+        Bytes: "peak" and "kept", of each clip; "fixed", of none.
+    """
+    small, large = 4, 8
+    peak, kept = training_step_bytes(small, precision, scan, **model_options)
+    more = training_step_bytes(large, precision, scan, **model_options)
+    slope = (more[0] - peak) / (large - small)
+    return {
+        "peak": slope,
+        "kept": (more[1] - kept) / (large - small),
+        "fixed": max(0.0, peak - small * slope),
+    }
+
+
+def largest_batch(card, size):
+    """Estimates how many clips fit on a card.
+
+    Arguments
+    ---------
+    card : float
+        Its memory in bytes.
+    size : dict
+        From :func:`per_clip`.
+
+    Returns
+    -------
+    int
+
+    Example
+    -------
+    >>> largest_batch(11e9, {"peak": 1e9, "fixed": 0.0})
+    9
+    """
+    return int((USABLE * (card - RESERVED) - size["fixed"]) / size["peak"])
+
+
+def rows(**model_options):
+    """Estimates for both precisions and both ways to scan.
+
+    Arguments
+    ---------
+    **model_options
+        Of :class:`~ascmamba_modules.ascmamba.ASCMamba`.
+
+    Returns
+    -------
+    list
+        One dict a row of the table.
+    """
+    table = []
+    for precision in ("bf16", "fp32"):
+        for scan in (KERNEL, TORCH):
+            size = per_clip(precision, scan, **model_options)
+            table.append(
+                {
+                    "precision": precision,
+                    "scan by": scan,
+                    "kept (MB a clip)": size["kept"] / 1e6,
+                    "peak (MB a clip)": size["peak"] / 1e6,
+                    **{
+                        f"clips on {card} GB": largest_batch(1e9 * card, size)
+                        for card in CARDS
+                    },
+                }
+            )
+    return table
+
+
+def main():
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description="Estimates the memory of a training step of ASCMamba on "
+        "a GPU, and the largest batches, as a Markdown table; needs no GPU."
+    )
+    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--n-blocks", type=int, default=4)
+    args = parser.parse_args()
+    print(markdown_table(rows(**vars(args))))
+    print(
+        f"\nEstimates for clips of ten seconds; {RESERVED / 1e9:.0f} GB of a "
+        f"card are taken for libraries and workspaces,\nand {USABLE:.0%} of "
+        "the rest for usable."
+    )
+
+
+if __name__ == "__main__":
+    main()
