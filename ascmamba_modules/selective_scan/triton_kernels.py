@@ -25,7 +25,8 @@ import triton.language as tl
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _LN_2 = tl.constexpr(0.6931471805599453)
 
-# Other sizes of a batch, and clips of another length, compile nothing anew.
+# So that few lengths and batch sizes compile anew; Triton still tells strides
+# in tuples that are multiples of 16 from others.
 _UNSPECIALISED = [
     *("batch", "length", "splits"),
     *("groups_per_B", "groups_per_C", "backwards", "rows"),
