@@ -309,7 +309,7 @@ def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
     gradients : dict
         Gradients by the name of the input, in its shape and type; but not
         those of B and C where they vary over time.
-    projections : torch.Tensor
+    projections : torch.Tensor or None
         (parts, batch, length, directions, n): the gradients of B and C where
         they vary over time, side by side, as float32.  They are the sums over
         the parts, of which each group has the same number.
@@ -333,20 +333,21 @@ def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
         "z": grad_z,
     }
     constant = {"A": (states,), "D": (), "delta_bias": ()}
-    varying = []
+    varying = 0
     for name, x in (("B", inputs.B), ("C", inputs.C)):
         if x.dim() == 5:
-            varying.append(name)
+            varying += 1
         else:
             constant[name] = (states,)
     constant = {
         name: _floats(u, directions, runs, *shape, channels)
         for name, shape in constant.items()
     }
-    columns = len(varying) * states
-    projections = _floats(u, parts, batch, length, directions, columns)
-    slices = projections.split(states, dim=-1) if varying else ()
-    gradients = {**per_sequence, **constant, **dict(zip(varying, slices))}
+    gradients = {**per_sequence, **constant}
+    projections = None
+    if varying:
+        columns = varying * states
+        projections = _floats(u, parts, batch, length, directions, columns)
     scratch = _floats(
         u,
         programs,
@@ -358,11 +359,12 @@ def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
         kernels().scan_backward[(programs,)](
             *_tensors(inputs),
             *(borders, scratch, grad_y, grad_last_state),
-            *(gradients[name] for name in ("u", "delta", "z", "A", "B", "C")),
-            *(gradients[name] for name in ("D", "delta_bias")),
+            *(gradients.get(name) for name in ("u", "delta", "z", "A")),
+            *(gradients.get(name) for name in ("B", "C", "D", "delta_bias")),
+            projections,
             *_strides(u, delta, z, inputs.B, inputs.C, grad_y),
             0 if grad_z is None else grad_z.stride(2),
-            *(columns, rows),
+            rows,
             *sizes,
             STEPS=_BACKWARD_STEPS,
             **options,
@@ -491,7 +493,7 @@ def _geometry(inputs):
     )
     options = {
         "STATES": states,
-        "PADDED_STATES": 2 ** (states - 1).bit_length(),
+        "PADDED_STATES": max(4, 2 ** (states - 1).bit_length()),
         "BLOCK": _BLOCK,
         "CHUNK": CHUNK,
         "SOFTPLUS": bool(inputs.delta_softplus),

@@ -25,10 +25,11 @@ import triton.language as tl
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _LN_2 = tl.constexpr(0.6931471805599453)
 
-# Other sizes of a batch, and clips of another length, compile nothing anew.
+# So that few lengths and batch sizes compile anew; Triton still tells strides
+# in tuples that are multiples of 16 from others.
 _UNSPECIALISED = [
     *("batch", "length", "splits"),
-    *("groups_per_B", "groups_per_C", "backwards", "columns", "rows"),
+    *("groups_per_B", "groups_per_C", "backwards", "rows"),
     *("u_outer", "delta_outer", "z_outer", "B_outer", "C_outer"),
     "grad_y_outer",
 ]
@@ -81,6 +82,52 @@ def reading(k, length, backwards):
     """The step that direction k reads first, and which way it goes."""
     reverse = (backwards >> k) & 1
     return reverse * (length - 1), 1 - 2 * reverse
+
+
+@triton.jit
+def _next(state, d, u, A, B, in_state, STATES: tl.constexpr):
+    """The state (state, channel) after one more step."""
+    drive = (d * u)[None, :] * B
+    if STATES < state.shape[0]:  # infinite times 0 is no state
+        drive = tl.where(in_state[:, None], drive, 0.0)
+    return tl.exp2(d[None, :] * A) * state + drive
+
+
+@triton.jit
+def _halved(x):
+    """Sums neighbours along the last axis of three."""
+    shape: tl.constexpr = x.shape
+    x = tl.reshape(x, [shape[0], shape[1], shape[2] // 2, 2])
+    even, odd = tl.split(x)
+    return even + odd
+
+
+@triton.jit
+def _sums_over_channels(x, y):
+    """Sums two tiles (state, channel) over channels.
+
+    A plain sum adds across lanes value by value.  Splitting makes the
+    compiler bring what is to be added to one lane first, for both at once.
+    """
+    shape: tl.constexpr = x.shape
+    split: tl.constexpr = [shape[0], shape[1] // 4, 4]
+    # Four neighbours are in one lane already.
+    x, y = tl.sum(tl.reshape(x, split), 2), tl.sum(tl.reshape(y, split), 2)
+    both = tl.permute(tl.join(x, y), (0, 2, 1))  # (state, 2, channel / 4)
+    a, b = tl.split(_halved(_halved(both)))
+    return tl.split(a + b)
+
+
+@triton.jit
+def _sums_over_states(x, y):
+    """Sums two tiles (state, channel) over states, as above."""
+    shape: tl.constexpr = x.shape
+    split: tl.constexpr = [shape[0] // 4, 4, shape[1]]
+    # Every fourth state is in the same lane.
+    x, y = tl.sum(tl.reshape(x, split), 0), tl.sum(tl.reshape(y, split), 0)
+    both = tl.permute(tl.join(x, y), (1, 2, 0))  # (channel, 2, 4)
+    a, b = tl.split(_halved(both))
+    return tl.split(a + b)
 
 
 @triton.jit
@@ -151,11 +198,10 @@ def scan_forward(
     parts = channels // group_width * splits
     part = tl.program_id(0) % parts
     row = tl.program_id(0) // parts
-    k_32 = row // batch
-    first, sign = reading(k_32, length, backwards)
+    first, sign = reading(row // batch, length, backwards)
     # Offsets of a sequence do not fit into 32 bits, those within one do.
+    k, b = (row // batch).to(tl.int64), (row % batch).to(tl.int64)
     row = row.to(tl.int64)
-    k, b = row // batch, row % batch
     group = part // splits
     c = group * group_width + part % splits * BLOCK + tl.arange(0, BLOCK)
     in_block = c < (group + 1) * group_width
@@ -178,6 +224,8 @@ def scan_forward(
 
     parameter = k * channels + c
     A = read(_states(A, k, n, c, channels, STATES), in_tile) * _LOG2_E
+    if STATES < PADDED_STATES:  # decays of 0 even for infinite steps
+        A = tl.where(in_state[:, None], A, -1.0)
     if CONSTANT_B:
         B = read(_states(B, k, n, c, channels, STATES), in_tile)
     if CONSTANT_C:
@@ -225,8 +273,7 @@ def scan_forward(
             mask = in_block & (t >= 0)
             u_t = us[i]
             d, _ = _step_size(deltas[i], offset, t >= 0, SOFTPLUS)
-            drive = (d * u_t)[None, :] * Bs[i]
-            state = tl.exp2(d[None, :] * A) * state + drive
+            state = _next(state, d, u_t, A, Bs[i], in_state, STATES)
             out = tl.sum(state * Cs[i], 0) + direct * u_t
             if z is not None:
                 out *= zs[i] * sigmoid(zs[i])
@@ -261,6 +308,7 @@ def scan_backward(
     grad_C,
     grad_D,
     grad_bias,
+    grad_projections,
     u_outer,
     u_inner,
     delta_outer,
@@ -274,7 +322,6 @@ def scan_backward(
     grad_y_outer,
     grad_y_inner,
     grad_z_row,
-    columns,
     rows,
     batch,
     length,
@@ -299,9 +346,9 @@ def scan_backward(
     of ``rows`` sequences, so that their number does not make ``scratch``
     large, which has room for the states before every STEPS steps of a chunk.
     Gradients of B and C, where they vary over time, are sums over the
-    channels of a program: grad_B and grad_C (part, batch, step, direction,
-    ``columns``) are still to be summed over parts.  So are those of what is
-    constant over time, (direction, run, ..., channel), over the runs.
+    channels of a program, side by side in grad_projections (part, batch, step,
+    direction, states of B and C), still to be summed over parts.  So are those
+    of what is constant over time, (direction, run, ..., channel), over runs.
     """
     parts = channels // group_width * splits
     part = tl.program_id(0) % parts
@@ -322,9 +369,12 @@ def scan_backward(
         CHUNK // STEPS * PADDED_STATES * BLOCK
     )
     directions = tl.num_programs(0) // (parts * runs)
+    columns: tl.constexpr = STATES * (2 - CONSTANT_B - CONSTANT_C)
 
     parameter = k * channels + c
     A = read(_states(A, k, n, c, channels, STATES), in_tile) * _LOG2_E
+    if STATES < PADDED_STATES:  # decays of 0 even for infinite steps
+        A = tl.where(in_state[:, None], A, -1.0)
     if CONSTANT_B:
         B = read(_states(B, k, n, c, channels, STATES), in_tile)
     if CONSTANT_C:
@@ -342,10 +392,11 @@ def scan_backward(
     sum_D = tl.zeros([BLOCK], tl.float32)
     sum_bias = tl.zeros([BLOCK], tl.float32)
     for i_row in tl.range(tl.minimum(rows, batch - first_b)):
-        row = (k_32 * batch + first_b + i_row).to(tl.int64)
+        row_32 = k_32 * batch + first_b + i_row
         # Here the direction, which has not changed, depends on the row: what
         # follows from it need not be kept in registers from row to row.
-        k, b = row // batch, row % batch
+        k, b = (row_32 // batch).to(tl.int64), (row_32 % batch).to(tl.int64)
+        row = row_32.to(tl.int64)
         u_b = u + (k * u_outer[0] + b * u_outer[1])
         delta_b = delta + (k * delta_outer[0] + b * delta_outer[1])
         grad_y_b = grad_y + (k * grad_y_outer[0] + b * grad_y_outer[1])
@@ -363,10 +414,9 @@ def scan_backward(
             z_b = z + (k * z_outer[0] + b * z_outer[1])
             grad_z_b = grad_z + written * grad_z_row
         written += part.to(tl.int64) * batch * length * directions
-        if not CONSTANT_B:
-            grad_B_b = grad_B + written * columns
-        if not CONSTANT_C:
-            grad_C_b = grad_C + written * columns
+        projections_b = grad_projections
+        if columns > 0:
+            projections_b += written * columns
 
         # Gradient of the state, from all that comes later.
         grad = tl.zeros([PADDED_STATES, BLOCK], tl.float32)
@@ -413,8 +463,7 @@ def scan_backward(
                             in_state & (t >= 0),
                             CONSTANT_B,
                         )
-                        drive = (d * u_t)[None, :] * B_t
-                        state = tl.exp2(d[None, :] * A) * state + drive
+                        state = _next(state, d, u_t, A, B_t, in_state, STATES)
             tl.debug_barrier()
             for block_from_end in tl.range(CHUNK // STEPS - first_block):
                 block = CHUNK // STEPS - 1 - block_from_end
@@ -422,7 +471,7 @@ def scan_backward(
                     _states(scratch, block, n, lane, BLOCK, PADDED_STATES)
                 )
                 # What goes through the steps of the block, in registers.
-                us, sizes, slopes, states = (), (), (), ()
+                us, sizes, slopes, states = (), (), (), (state,)
                 grad_ys, zs, Bs, Cs = (), (), (), ()
                 for i in tl.static_range(STEPS):
                     t = start + block * STEPS + i
@@ -450,8 +499,7 @@ def scan_backward(
                         )
                         zs = zs + (z_t,)
                     d, slope = _step_size(x, offset, t >= 0, SOFTPLUS)
-                    state = tl.exp2(d[None, :] * A) * state
-                    state += (d * u_t)[None, :] * B_t
+                    state = _next(state, d, u_t, A, B_t, in_state, STATES)
                     us, sizes = us + (u_t,), sizes + (d,)
                     slopes, states = slopes + (slope,), states + (state,)
                     grad_ys, Bs, Cs = grad_ys + (g_t,), Bs + (B_t,), Cs + (C_t,)
@@ -460,7 +508,7 @@ def scan_backward(
                     at = first + sign * t
                     mask = in_block & (t >= 0)
                     state_mask = in_state & (t >= 0)
-                    u_t, d, state = us[i], sizes[i], states[i]
+                    u_t, d, state = us[i], sizes[i], states[i + 1]
                     g_t, B_t, C_t = grad_ys[i], Bs[i], Cs[i]
                     if z is not None:
                         z_t = zs[i]
@@ -479,32 +527,30 @@ def scan_backward(
                     of_B = grad * driven
                     if CONSTANT_B:
                         sum_B += of_B
-                    else:
-                        tl.store(
-                            grad_B_b + (at * directions * columns + n),
-                            tl.sum(of_B, 1),
-                            mask=state_mask,
-                        )
                     if CONSTANT_C:
                         sum_C += of_C
-                    else:
-                        tl.store(
-                            grad_C_b + (at * directions * columns + n),
-                            tl.sum(of_C, 1),
-                            mask=state_mask,
-                        )
-                    # Of d A: decay * previous state is what B did not bring.
-                    of_exponent = grad * (state - driven * B_t)
-                    sum_A += of_exponent * d[None, :]
-                    of_driven = tl.sum(grad * B_t, 0)
-                    of_delta = _LN_2 * tl.sum(of_exponent * A, 0)
-                    of_delta = (of_delta + of_driven * u_t) * slopes[i]
-                    of_delta = tl.where(t >= 0, of_delta, 0.0)
-                    of_u = of_driven * d + g_t * direct
+                    if not (CONSTANT_B and CONSTANT_C):
+                        of_B, of_C = _sums_over_channels(of_B, of_C)
+                        to = projections_b + (at * directions * columns + n)
+                        if not CONSTANT_B:
+                            tl.store(to, of_B, mask=state_mask)
+                            to += STATES
+                        if not CONSTANT_C:
+                            tl.store(to, of_C, mask=state_mask)
+                    of_driven = grad * B_t
                     # Exponentials cost less than registers for those of all
                     # steps, which the compiler would take for equal terms.
-                    d = tl.where(in_block, d, 0.0)
-                    grad *= tl.exp2(d[None, :] * A)
+                    d_again = tl.where(in_block, d, 0.0)
+                    grad *= tl.exp2(d_again[None, :] * A)
+                    of_exponent = grad * states[i]
+                    sum_A += of_exponent * d[None, :]
+                    of_driven, of_delta = _sums_over_states(
+                        of_driven, of_exponent * A
+                    )
+                    of_delta = _LN_2 * of_delta + of_driven * u_t
+                    of_delta *= slopes[i]
+                    of_delta = tl.where(t >= 0, of_delta, 0.0)
+                    of_u = of_driven * d + g_t * direct
                     sum_bias += of_delta
                     sum_D += g_t * u_t
                     tl.store(

@@ -230,5 +230,7 @@ def test_kernels_compile_without_spilling():
     kernels = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(kernels) == 16  # of each the types and architectures
     for kernel in kernels:
-        assert kernel["stack"] == 0, kernel
+        assert kernel["spills_in_loops"] == 0, kernel
+        # What the backward pass needs once a sequence finds no room on sm_80.
+        assert kernel["stack"] <= 128 * (kernel["architecture"] == 80), kernel
         assert kernel["shared"] <= 4096, kernel  # no limit to programs at once
