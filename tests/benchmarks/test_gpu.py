@@ -7,12 +7,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ascmamba_modules.selective_scan import triton_engine
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
+    # Else the engine triton would run too, on the CPU, for hours.
+    monkeypatch.setattr(triton_engine, "interpreting", lambda: False)
     return importlib.import_module("gpu")
 
 
