@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._higher_order_ops.scan import scan
 
-from ascmamba_modules.mamba import Mamba
+from ascmamba_modules.mamba import BidirectionalMamba, Mamba
 
 
 class TraceableMamba(nn.Module):
@@ -53,6 +53,30 @@ class TraceableMamba(nn.Module):
         y = _scan(delta, delta * u, -torch.exp(mamba.A_log), B, C)
         y = mamba.out_proj((y + mamba.D * u) * F.silu(z))  # (B, L, D)
         return y.flip(1) if reverse else y
+
+
+class TraceablePair(nn.Module):
+    """A pair of Mamba blocks that read each way, without padding.
+
+    Arguments
+    ---------
+    pair : ascmamba_modules.mamba.BidirectionalMamba
+        The blocks; their parameters are shared.
+
+    Example
+    -------
+    >>> pair, x = BidirectionalMamba(d_model=16), torch.rand(2, 50, 16)
+    >>> torch.testing.assert_close(TraceablePair(pair)(x), pair(x))
+    """
+
+    def __init__(self, pair):
+        super().__init__()
+        self.forwards = TraceableMamba(pair.forwards)
+        self.backwards = TraceableMamba(pair.backwards)
+
+    def forward(self, x, mask=None):
+        """Maps (batch, length, d_model); there is no padding to mask."""
+        return self.forwards(x, mask) + self.backwards(x, mask, reverse=True)
 
 
 def _scan(delta, driven, A, B, C):
@@ -234,7 +258,9 @@ class _Normalize(nn.Module):
 
 def _with_traceable_mambas(module):
     for name, child in module.named_children():
-        if isinstance(child, Mamba):
+        if isinstance(child, BidirectionalMamba):
+            setattr(module, name, TraceablePair(child))
+        elif isinstance(child, Mamba):
             setattr(module, name, TraceableMamba(child))
         else:
             _with_traceable_mambas(child)
