@@ -9,6 +9,7 @@ from speechbrain.utils.logger import get_logger
 from ascmamba_modules.selective_scan import (
     cpu_library,
     mamba_ssm_engine,
+    triton_check,
     triton_engine,
 )
 from ascmamba_modules.selective_scan.cpu_engine import scan_cpu
@@ -171,11 +172,11 @@ def engine_status(device="cpu"):
         "torch": None,
     }
     if kind == "cuda":
-        status["triton"] = triton_engine.why_not()
+        status["triton"] = triton_check.why_not()
         status["mamba_ssm"] = mamba_ssm_engine.why_not()
     if kind == "cpu":
         if triton_engine.interpreting():
-            status["triton"] = triton_engine.why_not_interpreted()
+            status["triton"] = triton_engine.why_not_installed()
         status["cpu"] = cpu_library.why_not()
     return status
 
@@ -201,10 +202,10 @@ def check_engine(engine):
     """
     _check_name(engine)
     if engine == "triton" and triton_engine.interpreting():
-        _refuse(engine, triton_engine.why_not_interpreted())
+        _refuse(engine, triton_engine.why_not_installed())
         return
     never = {
-        "triton": triton_engine,
+        "triton": triton_check,
         "mamba_ssm": mamba_ssm_engine,
         "cpu": cpu_library,
     }

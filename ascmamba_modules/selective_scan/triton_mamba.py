@@ -71,7 +71,7 @@ def mamba_inner_triton(
     >>> xz, weight = torch.rand(2, 7, 1, 8), torch.rand(1, 4, 3)
     >>> weights = torch.rand(1, 5, 4), torch.rand(1, 4, 1), torch.rand(1, 4)
     >>> inputs = xz, weight, None, *weights, -torch.rand(1, 4, 2), None
-    >>> if triton_engine.why_not() is None:
+    >>> if torch.cuda.is_available():
     ...     inputs = (x if x is None else x.cuda() for x in inputs)
     ...     y = mamba_inner_triton(*inputs)
     """

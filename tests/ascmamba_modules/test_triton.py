@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ascmamba_modules.mamba import Mamba
-from ascmamba_modules.selective_scan import triton_engine
+from ascmamba_modules.selective_scan import triton_check, triton_engine
 from ascmamba_modules.selective_scan.triton_mamba import mamba_inner_triton
 
 installed = importlib.util.find_spec("triton") is not None
@@ -234,3 +234,48 @@ def test_kernels_compile_without_spilling():
         # What the backward pass needs once a sequence finds no room on sm_80.
         assert kernel["stack"] <= 128 * (kernel["architecture"] == 80), kernel
         assert kernel["shared"] <= 4096, kernel  # no limit to programs at once
+
+
+@pytest.fixture
+def interpreted_check(monkeypatch):
+    """The check of the GPU's kernels, on the interpreter and small."""
+    if not installed or not triton_engine.interpreting():
+        pytest.skip("triton is not installed, or its kernels run on the GPU")
+    check = triton_check.largest_error
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(triton_engine, "CHUNK", 4)
+    monkeypatch.setattr(
+        triton_check, "largest_error", lambda _: check("cpu", 5, 3, 7)
+    )
+    return triton_check.why_not.__wrapped__
+
+
+def test_kernels_are_trusted_if_they_give_what_pytorch_gives(
+    interpreted_check,
+):
+    assert interpreted_check() is None
+
+
+@pytest.mark.parametrize("wrong", [1.1, float("nan")])
+def test_kernels_with_wrong_gradients_are_not_trusted(
+    wrong, interpreted_check, monkeypatch
+):
+    backward = triton_engine.scan_backward
+
+    def spoilt(*args, **options):
+        gradients, projections = backward(*args, **options)
+        return {**gradients, "A": gradients["A"] * wrong}, projections
+
+    monkeypatch.setattr(triton_engine, "scan_backward", spoilt)
+    reason = interpreted_check()
+    assert "other results" in reason and "engine='torch'" in reason
+
+
+def test_kernels_that_do_not_run_are_not_trusted(
+    interpreted_check, monkeypatch
+):
+    def fail(*args, **options):
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(triton_engine, "scan_forward", fail)
+    assert "no C compiler" in interpreted_check()
