@@ -55,7 +55,7 @@ def load_hparams(hparams_file, overrides):
     # A setting of the wrong type or value fails in whatever takes it.
     wrong = (
         *(OSError, KeyError, ValueError, TypeError, AssertionError),
-        YAMLError,
+        *(RuntimeError, YAMLError),
     )
     try:
         with open(hparams_file, encoding="utf-8") as file:

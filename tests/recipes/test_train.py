@@ -302,6 +302,7 @@ def test_training_that_diverges_ends_in_one_clear_line(clips, tmp_path):
         (["hparams/finetune.yaml", "--scene_labels", "[1, a]"], "scene_labels"),
         (["hparams/finetune.yaml", "--n_blocks", "many"], "ASCMamba"),
         (["hparams/finetune.yaml", "--scan_engine", "fast"], "engine 'fast'"),
+        (["hparams/finetune.yaml", "--scan_engine", "mamba_ssm"], "no CUDA"),
         (["hparams/finetune.yaml", "--clip_length", "0"], "clip_length"),
         (
             ["hparams/finetune.yaml", "--feature_cache", "x"]
@@ -311,8 +312,9 @@ def test_training_that_diverges_ends_in_one_clear_line(clips, tmp_path):
     ],
 )
 def test_wrong_command_lines_end_in_one_clear_line(
-    arguments, message, tmp_path
+    arguments, message, tmp_path, monkeypatch
 ):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     files = ["--output_folder", str(tmp_path)]
     if "--manifest" not in arguments and len(arguments) > 1:
         files += ["--manifest", "some.csv"]
