@@ -333,11 +333,11 @@ def process_group(run_opts):
 def main(arguments):
     """Runs from the command line."""
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    sb.utils.distributed.ddp_init_group(run_opts)
-    try:
-        train(hparams_file, run_opts, overrides)
-    except FloatingPointError as error:
-        sys.exit(f"{error}")
+    with process_group(run_opts):
+        try:
+            train(hparams_file, run_opts, overrides)
+        except FloatingPointError as error:
+            sys.exit(f"{error}")
 
 
 if __name__ == "__main__":
