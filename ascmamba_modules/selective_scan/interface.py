@@ -277,7 +277,7 @@ def _log_once(choice, device, status):
     _logged_choices.add((choice, device))
     passed_over = [f"{k}: {v}" for k, v in status.items() if v]
     # Slow where it need not be is worth a warning.
-    slow = device == "cpu" and choice != "cpu"
+    slow = choice == "torch" and device in ("cpu", "cuda")
     logger.log(
         logging.WARNING if slow else logging.INFO,
         "Selective scan on %s: engine '%s'%s",

@@ -42,9 +42,9 @@ def why_not():
         error = largest_error("cuda")
     # Compiler, driver and card can fail in many ways; each means the same
     # here and is reported.
-    except Exception as error:
+    except Exception as problem:
         return (
-            f"its kernels do not run ({error!r}); they need a compute "
+            f"its kernels do not run ({problem!r}); they need a compute "
             "capability of 7.0 or more and a C compiler; else use "
             "engine='torch'"
         )

@@ -11,13 +11,13 @@ cache.  The grid is (runs, blocks of channels, directions).
 This file imports Triton, and is imported where the kernels are asked for.
 """
 
-import contextlib
 import math
 
 import torch
 import triton
 import triton.language as tl
 
+from ascmamba_modules.selective_scan.triton_engine import device_of
 from ascmamba_modules.selective_scan.triton_kernels import (
     read,
     reading,
@@ -260,7 +260,7 @@ def convolution_forward(x, weight, bias, mask, backwards):
     directions, batch, length, channels = x.shape
     y = x.new_empty(batch, length, directions, channels)
     tiles, grid, options = _geometry(x, weight)
-    with _device_of(x):
+    with device_of(x):
         _forward[grid](
             x,
             weight.contiguous(),
@@ -309,7 +309,7 @@ def convolution_backward(x, weight, bias, mask, backwards, grad_y, grad_x):
     shape = (directions, grid[0], width, channels)
     grad_weight = x.new_empty(shape, dtype=torch.float32)
     grad_bias = None if bias is None else torch.empty_like(grad_weight[:, :, 0])
-    with _device_of(x):
+    with device_of(x):
         _backward[grid](
             x,
             weight.contiguous(),
@@ -341,10 +341,3 @@ def _geometry(x, weight):
         "num_warps": 1,
     }
     return tiles, grid, options
-
-
-def _device_of(x):
-    """Triton launches on the current GPU."""
-    return (
-        torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
-    )

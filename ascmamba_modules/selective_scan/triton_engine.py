@@ -241,7 +241,7 @@ def scan_forward(inputs, keep_borders):
     y = u.new_empty(batch, length, directions, channels)
     last_state = _floats(u, directions, batch, states, channels)
     sizes, parts, options = _geometry(inputs)
-    with _device_of(u):
+    with device_of(u):
         kernels().scan_forward[(directions * batch * parts,)](
             *_tensors(inputs),
             *(y, borders, last_state),
@@ -320,7 +320,7 @@ def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
         options["PADDED_STATES"],
         options["BLOCK"],
     )
-    with _device_of(u):
+    with device_of(u):
         kernels().scan_backward[(programs,)](
             *_tensors(inputs),
             *(borders, scratch, grad_y, grad_last_state),
@@ -380,7 +380,7 @@ def _let_interpreter_count():
     interpreter._patch_lang_tensor = patch_with_index
 
 
-def _device_of(x):
+def device_of(x):
     """Triton launches on the current GPU."""
     return (
         torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()

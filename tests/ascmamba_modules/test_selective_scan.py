@@ -435,6 +435,27 @@ def test_results_do_not_depend_on_the_number_of_threads(sizes, set_threads):
             assert torch.equal(x, expected[name]), name
 
 
+RUN_ON_THREADS = """
+import os, torch
+from ascmamba_modules.selective_scan import selective_scan
+torch.set_num_threads(3)
+count = lambda: len(os.listdir("/proc/self/task"))
+inputs = [torch.empty(s) for s in ((8, 64, 99), (8, 64, 99), (64, 16))]
+B = torch.empty(8, 16, 99)
+before = count()
+selective_scan(*inputs, B, B, engine="cpu")
+print(count() - before)
+"""
+
+
+@compiled
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
+def test_threads_are_those_of_openmp():
+    """Which stay for PyTorch; threads of our own would have ended."""
+    output = subprocess.check_output([sys.executable, "-c", RUN_ON_THREADS])
+    assert int(output) == 2
+
+
 class Scans(torch.utils.data.Dataset):
     """Runs the scan wherever it is read."""
 
@@ -807,6 +828,18 @@ def test_auto_logs_its_choice_once(reason, monkeypatch, caplog):
     else:
         assert "engine 'torch'" in message and reason in message
         assert record.levelname == "WARNING"
+
+
+@pytest.mark.parametrize(
+    "choice, level", [("triton", "INFO"), ("torch", "WARNING")]
+)
+def test_slow_choice_on_a_gpu_is_a_warning(choice, level, monkeypatch, caplog):
+    monkeypatch.setattr(interface, "_logged_choices", set())
+    status = {"triton": None if choice == "triton" else "no C compiler"}
+    with caplog.at_level(logging.INFO, logger=interface.__name__):
+        interface._log_once(choice, "cuda", status)
+    (record,) = (r for r in caplog.records if r.name == interface.__name__)
+    assert record.levelname == level
 
 
 def test_kernels_that_are_missing_are_refused_by_name(monkeypatch, tmp_path):

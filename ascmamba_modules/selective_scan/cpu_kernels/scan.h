@@ -127,13 +127,13 @@ INLINE struct place next_place(
     return p;
 }
 
-/* Of the first tensor if it is there, else of the other. */
+/* An absent tensor leaves its turn to u, which costs nothing twice. */
 INLINE struct stream stream_of(
-    const struct range *r, struct place p, const struct tensor *x,
-    const struct tensor *other)
+    const struct scan *s, const struct range *r, struct place p,
+    const struct tensor *x)
 {
     if (!x->data)
-        x = other;
+        x = &s->u;
     struct stream stream = {
         at(x, p.row, p.chunk * CHUNK) + r->first_channel + p.vector * LANES,
         x->step};
@@ -254,10 +254,10 @@ static void scan_forward(const void *arguments, void *scratch, int64_t task)
                 struct place place = {row, chunk, v};
                 place = next_place(&r, place, chunks, 1);
                 const struct stream ahead[FORWARD_STREAMS] = {
-                    stream_of(&r, place, &s->u, &s->u),
-                    stream_of(&r, place, &s->y, &s->u),
-                    stream_of(&r, place, &s->z, &s->u),
-                    stream_of(&r, place, &s->delta, &s->u),
+                    stream_of(s, &r, place, &s->u),
+                    stream_of(s, &r, place, &s->y),
+                    stream_of(s, &r, place, &s->z),
+                    stream_of(s, &r, place, &s->delta),
                 };
                 for (int64_t t = 0; t < steps; t++) {
                     vector x = raw_delta(s, row, start + t, channel, lanes,
@@ -471,14 +471,14 @@ static void scan_backward(const void *arguments, void *scratch, int64_t task)
                 struct place place = {row, chunk, v};
                 place = next_place(&r, place, chunks, -1);
                 const struct stream ahead[BACKWARD_STREAMS] = {
-                    stream_of(&r, place, &s->u, &s->u),
-                    stream_of(&r, place, &s->grad_y, &s->u),
-                    stream_of(&r, place, &s->grad_u, &s->u),
-                    stream_of(&r, place, &s->z, &s->u),
-                    stream_of(&r, place, &s->grad_z, &s->u),
-                    stream_of(&r, place, &s->delta, &s->u),
-                    stream_of(&r, place, &s->grad_delta, &s->u),
-                    stream_of(&r, place, &s->u, &s->u),
+                    stream_of(s, &r, place, &s->u),
+                    stream_of(s, &r, place, &s->grad_y),
+                    stream_of(s, &r, place, &s->grad_u),
+                    stream_of(s, &r, place, &s->z),
+                    stream_of(s, &r, place, &s->grad_z),
+                    stream_of(s, &r, place, &s->delta),
+                    stream_of(s, &r, place, &s->grad_delta),
+                    stream_of(s, &r, place, &s->u), /* a tile takes two */
                 };
                 for (int64_t t = 0; t < steps; t++) {
                     vector x = raw_delta(s, row, start + t, channel, lanes,
