@@ -61,6 +61,7 @@ def load_hparams(hparams_file, overrides):
         with open(hparams_file, encoding="utf-8") as file:
             hparams = load_hyperpyyaml(file, overrides)
         check_scene_labels(hparams["scene_labels"])
+        check_warmup_steps(hparams.get("warmup_steps", 0))
         hparams["cache"] = make_cache(hparams)
     except wrong as error:
         sys.exit(f"{hparams_file}: {error}")
@@ -79,6 +80,14 @@ def check_scene_labels(labels):
             f"scene_labels must be a list of different names, got {labels}; "
             "quote names that are numbers or words of YAML: "
             "--scene_labels \"['1', 'yes']\""
+        )
+
+
+def check_warmup_steps(steps):
+    """Raises a ValueError unless steps are a number of steps."""
+    if not isinstance(steps, int) or steps < 0:
+        raise ValueError(
+            f"warmup_steps must be a whole number, 0 or more, got {steps}"
         )
 
 

@@ -304,6 +304,8 @@ def test_training_that_diverges_ends_in_one_clear_line(clips, tmp_path):
         (["hparams/finetune.yaml", "--scan_engine", "fast"], "engine 'fast'"),
         (["hparams/finetune.yaml", "--scan_engine", "mamba_ssm"], "no CUDA"),
         (["hparams/finetune.yaml", "--clip_length", "0"], "clip_length"),
+        (["hparams/finetune.yaml", "--warmup_steps", "many"], "warmup_steps"),
+        (["hparams/finetune.yaml", "--warmup_steps", "-1"], "warmup_steps"),
         (
             ["hparams/finetune.yaml", "--feature_cache", "x"]
             + ["--cache_dtype", "int8"],
