@@ -17,6 +17,7 @@ import speechbrain as sb
 import train
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from prepare_cas import read_truth
+from process_group import process_group
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
@@ -214,7 +215,7 @@ def label(hparams_file, run_opts, overrides):
 def main(arguments):
     """Runs from the command line."""
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    with train.process_group(run_opts):
+    with process_group(run_opts):
         label(hparams_file, run_opts, overrides)
 
 

@@ -11,14 +11,13 @@ The same command again resumes an interrupted training.
 import json
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import speechbrain as sb
-import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from prepare_cas import prepare_cas
 from prepare_pretraining import prepare_pretraining
+from process_group import process_group
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
@@ -324,19 +323,6 @@ def write_summary(output_folder, scores, seconds):
     with replacing(output_folder / SUMMARY) as temporary:
         summary = {"scores": scores, "seconds": round(seconds, 1)}
         temporary.write_text(json.dumps(summary, indent=2))
-
-
-@contextmanager
-def process_group(run_opts):
-    """Joins the processes of torchrun, if there are any, and parts them.
-
-    A process that ends as a member of the group may be aborted by a thread
-    of it that is still at work.
-    """
-    sb.utils.distributed.ddp_init_group(run_opts)
-    yield
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def main(arguments):

@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 import train
 from recipe_commands import (
     MAMBA,
@@ -100,3 +101,37 @@ def test_parameters_without_gradient_in_two_processes(clips, tmp_path):
     )
     run(words, TWO_PROCESSES)
     assert epochs(output) == [1, 2]
+
+
+# Runs the stage of its arguments; fails unless Gloo has threads before the
+# processes part, and none after.
+COUNT_THREADS = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(RECIPE)!r})
+import train
+
+def has_threads():
+    names = Path("/proc/self/task").glob("*/comm")
+    return any("gloo" in name.read_text() for name in names)
+
+def run(*arguments):
+    stage(*arguments)
+    assert has_threads()
+
+stage, train.train = train.train, run
+train.main(sys.argv[1:])
+assert not has_threads()
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="threads are listed in Linux's /proc"
+)
+def test_no_thread_of_gloo_outlives_the_training(clips, tmp_path):
+    """One that does aborts the process now and then, as it frees a tensor
+    while the interpreter ends."""
+    script = tmp_path / "count_threads.py"
+    script.write_text(COUNT_THREADS)
+    words = command(MAMBA, clips, tmp_path, distributed_backend="gloo")
+    run([str(script), *words[1:]], TWO_PROCESSES)
