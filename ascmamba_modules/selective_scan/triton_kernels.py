@@ -147,7 +147,8 @@ def _read_projection(
     """B or C at one step: (state, 1), or (state, channel) if constant."""
     if CONSTANT:
         return constant
-    return read(pointer + at * inner[0] + n * inner[1], mask)[:, None]
+    else:  # or Triton compiles both
+        return read(pointer + at * inner[0] + n * inner[1], mask)[:, None]
 
 
 @triton.jit(do_not_specialize=_UNSPECIALISED)
@@ -421,8 +422,8 @@ def scan_backward(
         # Gradient of the state, from all that comes later.
         grad = tl.zeros([PADDED_STATES, BLOCK], tl.float32)
         if grad_last_state is not None:
-            at = _states(grad_last_state, row, n, c, channels, STATES)
-            grad = read(at, in_tile)
+            from_last = _states(grad_last_state, row, n, c, channels, STATES)
+            grad = read(from_last, in_tile)
 
         n_borders = (length - 1) // CHUNK
         for chunk_from_end in tl.range(n_borders + 1):

@@ -1,0 +1,198 @@
+"""The kernels in Triton, compiled for a card and run by an emulator of it.
+
+The tests of the engine triton run once more in a process of their own, in
+which Triton believes in a GPU; and first, what the emulator does is compared
+with what the manual of PTX says, and with PyTorch.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from emulated_gpu.machine import Kernel
+from emulated_gpu.memory import Region
+
+TESTS = Path(__file__).parent
+KERNEL = """
+.visible .entry kernel(
+    .param .u64 .ptr .global .align 1 kernel_param_0,
+    .param .u32 kernel_param_1
+)
+.reqntid 32
+{
+    .reg .b32 %r<99>;
+    ld.param.b64 %rd1, [kernel_param_0];
+    ld.param.b32 %r1, [kernel_param_1];
+    mov.u32 %r2, %tid.x;
+    mul.wide.u32 %rd2, %r2, 4;
+    add.s64 %rd3, %rd1, %rd2;  // of each lane's own value
+    shl.b32 %r3, %r2, 2;  // the same in shared memory
+BODY
+    ret;
+}
+"""
+
+
+def run(body, values, number=0, programs=1):
+    """Runs lines of PTX on an array, which they may change."""
+    lines = "\n".join(f"{line};" for line in body.split("; "))
+    kernel = Kernel(KERNEL.replace("BODY", lines), shared_bytes=512)
+    region = Region(4096, values.view(np.uint8).reshape(-1))
+    kernel.run((programs, 1, 1), [4096, number], [region])
+    return values
+
+
+LANES = np.arange(32)
+INTEGERS = {
+    "add.s32 %r9, %r2, -3": LANES - 3,
+    "sub.s32 %r9, %r1, %r2": 7 - LANES,
+    "neg.s32 %r9, %r2": -LANES,
+    "mad.lo.s32 %r9, %r2, %r1, 5": 7 * LANES + 5,
+    "sub.s32 %r8, %r2, 16; div.s32 %r9, %r8, %r1": np.fix((LANES - 16) / 7),
+    "and.b32 %r9, %r2, 12": LANES & 12,
+    "xor.b32 %r9, %r2, 5": LANES ^ 5,
+    "not.b32 %r9, %r2": ~LANES,
+    "sub.s32 %r8, %r2, 16; shr.s32 %r9, %r8, 1": (LANES - 16) >> 1,
+    "bfe.u32 %r9, %r2, 1, 3": LANES >> 1 & 7,
+    "bfe.s32 %r9, %r2, 2, 1": -(LANES >> 2 & 1),
+    "min.s32 %r9, %r2, 9": np.minimum(LANES, 9),
+    "shfl.sync.bfly.b32 %r9, %r2, 8, 31, -1": LANES ^ 8,
+    "setp.lt.s32 %p1, %r2, %r1; selp.b32 %r9, %r1, 0, %p1": (LANES < 7) * 7,
+    "mov.b32 %r9, 1; setp.lt.s32 %p1, %r2, 7; @!%p1 mov.b32 %r9, 0": LANES < 7,
+    "mov.b32 {%rs1, %rs2}, %r2; mov.b32 %r9, {%rs2, %rs1}": LANES << 16,
+    "mov.u32 %r9, %nctaid.x": np.full(32, 1),
+}
+
+
+@pytest.mark.parametrize("body", INTEGERS)
+def test_integers(body):
+    values = np.zeros(32, np.int32)
+    run(f"{body}; st.global.b32 [%rd3], %r9", values, number=7)
+    np.testing.assert_array_equal(values, INTEGERS[body])
+
+
+FLOATS = {
+    "mul.f32 %r9, %r8, 0f3FC00000": lambda x: 1.5 * x,
+    "fma.rn.f32 %r9, %r8, %r8, %r8": lambda x: torch.addcmul(x, x, x),
+    "ex2.approx.ftz.f32 %r9, %r8": torch.exp2,
+    "div.full.f32 %r9, %r8, 0f40400000": lambda x: x / 3,
+    "abs.f32 %r9, %r8": torch.abs,
+    "max.f32 %r9, %r8, 0f00000000": torch.relu,
+    "cvt.rn.bf16.f32 %rs1, %r8; cvt.f32.bf16 %r9, %rs1": torch.Tensor.bfloat16,
+    "cvt.rn.bf16x2.f32 %r9, %r8, %r8; and.b32 %r9, %r9, -65536": (
+        torch.Tensor.bfloat16
+    ),
+    "cvt.rn.f16.f32 %rs1, %r8; cvt.f32.f16 %r9, %rs1": torch.Tensor.half,
+}
+
+
+@pytest.mark.parametrize("body", FLOATS)
+def test_floats_as_in_pytorch(body):
+    special = [0.0, -0.0, np.inf, -np.inf, 1.00390625, 1.01171875, 3e38, -9.5]
+    x = torch.cat([torch.tensor(special), 10 * torch.randn(24)])
+    expected = FLOATS[body](x).float()
+    lines = f"ld.global.b32 %r8, [%rd3]; {body}; st.global.b32 [%rd3], %r9"
+    actual = torch.from_numpy(run(lines, x.numpy().copy()))
+    torch.testing.assert_close(
+        actual, expected, rtol=2e-7, atol=1e-30, equal_nan=True
+    )
+
+
+def test_matrices_lie_in_shared_memory_as_the_manual_shows():
+    """Lane 4 row + i has the pair i of a row, whose address lane `row` has."""
+    values = np.zeros(32, np.int32)
+    store = "stmatrix.sync.aligned.m8n8.x1.shared.b16"
+    run(
+        "shl.b32 %r4, %r2, 4; "  # rows of 16 bytes, the lower half of lanes
+        f"{store} [%r4], {{%r2}}; bar.sync 0; "
+        "ld.shared.b32 %r9, [%r3]; st.global.b32 [%rd3], %r9",
+        values,
+    )
+    np.testing.assert_array_equal(values, LANES)
+
+
+READ_OTHERS = "xor.b32 %r4, %r3, 64; ld.shared.b32 %r9, [%r4]"
+
+
+@pytest.mark.parametrize(
+    "body, problem",
+    [
+        ("st.global.b32 [%rd3+4], %r2", "outside of all tensors"),
+        ("st.global.b32 [%rd3+-4], %r2", "outside of all tensors"),
+        ("st.global.b32 [%rd3+2], %r2", "4 bytes that are not aligned"),
+        ("ld.global.v4.b32 {%r5, %r6, %r7, %r8}, [%rd3]", "16 bytes that are"),
+        ("st.global.b32 [%rd1], %r2", "lanes write different values"),
+        (f"st.shared.b32 [%r3], %r2; {READ_OTHERS}", "no barrier"),
+        (f"{READ_OTHERS}; st.shared.b32 [%r3], %r2", "no barrier"),
+        (
+            f"st.shared.b32 [%r3], %r2; bar.sync 0; {READ_OTHERS}; "
+            "st.shared.b32 [%r3], %r9",
+            "no barrier",
+        ),
+        ("setp.lt.s32 %p1, %r2, 7; @%p1 bra $away", "Lanes part"),
+        ("add.cc.s32 %r9, %r2, 1", r"PTX: add\.cc\.s32"),
+        ("sin.approx.f32 %r9, %r2", r"PTX: sin\.approx"),
+        ("ld.volatile.global.b32 %r9, [%rd3]", "PTX: ld.volatile"),
+        ("ld.global.b32 %r9, [%rd9]", "not aligned"),  # of garbage
+    ],
+)
+def test_what_is_wrong_is_an_error(body, problem):
+    with pytest.raises(Exception, match=problem):
+        run(body, np.zeros(32, np.int32))
+
+
+def test_barriers_end_races():
+    values = np.zeros(32, np.int32)
+    run(
+        f"st.shared.b32 [%r3], %r2; bar.sync 0; {READ_OTHERS}; "
+        "bar.warp.sync -1; st.shared.b32 [%r3], %r9; "
+        "st.global.b32 [%rd3], %r9",
+        values,
+    )
+    np.testing.assert_array_equal(values, LANES ^ 16)
+
+
+@pytest.mark.parametrize("body", ["st.global.b32 [%rd3], 1", "ld.then.st"])
+def test_no_barrier_is_between_programs(body):
+    if body == "ld.then.st":  # the first program reads what the second writes
+        body = (
+            "ld.global.b32 %r9, [%rd1]; mov.u32 %r8, %ctaid.x; "
+            "setp.eq.s32 %p1, %r8, 1; @%p1 st.global.b32 [%rd3], 1"
+        )
+    run(body, np.zeros(32, np.int32))
+    with pytest.raises(RuntimeError, match="Race"):
+        run(body, np.zeros(32, np.int32), programs=2)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None,
+    reason="triton is not installed",
+)
+def test_engine_triton_passes_its_tests_on_an_emulated_gpu(tmp_path):
+    files = ("test_triton.py", "test_selective_scan.py", "test_mamba.py")
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-k"),
+            "(triton or interpreted) and not compile",
+            *(str(TESTS / "ascmamba_modules" / file) for file in files),
+        ],
+        cwd=TESTS.parent,
+        env={
+            **os.environ,
+            "ASC_EMULATED_GPU": "90",
+            "CUDA_VISIBLE_DEVICES": "",
+            "TRITON_INTERPRET": "0",
+            "TRITON_CACHE_DIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr
+    assert "kernels in Triton: emulated sm_90" in result.stdout
+    assert int(re.search(r"(\d+) passed", result.stdout)[1]) > 100
