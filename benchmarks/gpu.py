@@ -49,7 +49,7 @@ from common import (
     peak_gpu_memory,
 )
 from hyperpyyaml import load_hyperpyyaml
-from memory import KERNEL, TORCH, largest_batch, per_clip
+from memory import ENGINES, KERNEL, largest_batch, per_clip
 from speechbrain import Stage
 from speechbrain.dataio.batch import PaddedBatch
 
@@ -557,8 +557,8 @@ def memory_rows(table, settings):
                 measured.setdefault(key, {})[row["batch"]] = row["peak GB"]
     rows = []
     for (precision, engine), peaks in measured.items():
-        kind = TORCH if engine == "torch" else KERNEL
-        estimate = per_clip(precision, kind, **settings)
+        like = engine if engine in ENGINES else KERNEL
+        estimate = per_clip(precision, like, **settings)
         row = {
             "precision": precision,
             "scan": engine,

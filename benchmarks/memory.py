@@ -8,13 +8,14 @@ answers in float32, and dropout keeps a mask of bytes.  On top come weights and
 Adam's moments, and on the card what is in RESERVED.
 
 They are estimates: the allocator's rounding and gaps and the workspaces of
-convolutions are guessed (RESERVED, USABLE), and how the scan is computed is
-assumed.  benchmarks/gpu.py puts the measured peak beside them.
+convolutions are guessed (RESERVED, USABLE), and what mamba-ssm's kernel keeps
+is assumed.  benchmarks/gpu.py puts the measured peak beside them.
 """
 
 import argparse
 import contextlib
 import weakref
+from types import SimpleNamespace
 from unittest import mock
 
 import torch
@@ -25,13 +26,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ascmamba_modules.ascmamba import ASCMamba
-from ascmamba_modules.selective_scan import torch_engine
+from ascmamba_modules.selective_scan import torch_engine, triton_engine
 
 FRAMES, MELS = 500, 64
 CARDS = (16, 24, 80, 140)  # GB
 # Driver, libraries and workspaces; and how much of the rest can be filled.
 RESERVED, USABLE = 1e9, 0.9
-KERNEL, TORCH = "a kernel", "engine `torch`"
+# Our kernels; one that keeps its inputs; none.
+ENGINES = TRITON, KERNEL, TORCH = "triton", "mamba_ssm", "torch"
 _CHUNK = 32
 _ADAM = 3 * 4  # bytes a parameter: itself and two moments
 
@@ -107,18 +109,61 @@ class _Scan(torch.autograd.Function):
         return (*grads, grad_B, grad_C, *others)
 
 
+class _NoKernel:
+    """Takes the place of kernels in Triton, which allocate nothing."""
+
+    def __getitem__(self, grid):
+        return lambda *args, **kwargs: None
+
+
 def _scan(u, delta, A, B, C, D, z, delta_bias, **options):
     return _Scan.apply(u, delta, A, B, C, D, z, delta_bias)
 
 
 @contextlib.contextmanager
-def as_on_a_gpu(scan, precision):
+def scan_by(engine):
+    """Chooses what computes the scans, without its kernels.
+
+    Arguments
+    ---------
+    engine : str
+        TRITON, KERNEL or TORCH.
+    """
+    chosen = TRITON if engine == TRITON else TORCH
+    patches = [
+        mock.patch("ascmamba_modules.mamba.choose_engine", lambda *_: chosen),
+        mock.patch.object(
+            torch_engine,
+            "_chunk_elements",
+            lambda _: torch_engine._CHUNK_ELEMENTS["cuda"],
+        ),
+    ]
+    if engine == TRITON:
+        from ascmamba_modules.selective_scan import triton_convolution
+
+        names = ("scan_forward", "scan_backward")
+        kernels = SimpleNamespace(**{name: _NoKernel() for name in names})
+        patches += [
+            mock.patch.object(triton_engine, "kernels", lambda: kernels),
+            mock.patch.object(triton_convolution, "_forward", _NoKernel()),
+            mock.patch.object(triton_convolution, "_backward", _NoKernel()),
+        ]
+    if engine == KERNEL:
+        patches.append(
+            mock.patch("ascmamba_modules.mamba.selective_scan", _scan)
+        )
+    with contextlib.ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
+        yield
+
+
+@contextlib.contextmanager
+def as_on_a_gpu(precision):
     """Patches what allocates other tensors on a CPU than on a GPU.
 
     Arguments
     ---------
-    scan : str
-        KERNEL or TORCH.
     precision : str
         "fp32" or "bf16".
     """
@@ -130,28 +175,15 @@ def as_on_a_gpu(scan, precision):
     def dropout(x, p=0.5, training=True, inplace=False):
         return torch.native_dropout(x, p, training)[0] if training else x
 
-    patches = [
+    with (
         mock.patch.object(F, "layer_norm", full_layer_norm),
         mock.patch.object(F, "dropout", dropout),
-        mock.patch("ascmamba_modules.mamba.choose_engine", lambda *_: "torch"),
-        mock.patch.object(
-            torch_engine,
-            "_chunk_elements",
-            lambda _: torch_engine._CHUNK_ELEMENTS["cuda"],
-        ),
         torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
-    ]
-    if scan == KERNEL:
-        patches.append(
-            mock.patch("ascmamba_modules.mamba.selective_scan", _scan)
-        )
-    with contextlib.ExitStack() as stack:
-        for patch in patches:
-            stack.enter_context(patch)
+    ):
         yield
 
 
-def training_step_bytes(batch, precision, scan, **model_options):
+def training_step_bytes(batch, precision, engine, **model_options):
     """Estimates the memory of a training step.
 
     Arguments
@@ -160,8 +192,8 @@ def training_step_bytes(batch, precision, scan, **model_options):
         Ten-second clips.
     precision : str
         "fp32" or "bf16" (autocast).
-    scan : str
-        KERNEL, a scan that keeps little, or TORCH, our engine of that name.
+    engine : str
+        TRITON, KERNEL or TORCH.
     **model_options
         Of :class:`~ascmamba_modules.ascmamba.ASCMamba`.
 
@@ -175,8 +207,8 @@ def training_step_bytes(batch, precision, scan, **model_options):
     with FakeTensorMode():
         model = ASCMamba(**model_options, engine="torch")
         features = torch.empty(batch, FRAMES, MELS)
-        with MemoryTrace() as trace:
-            with as_on_a_gpu(scan, precision):
+        with MemoryTrace() as trace, scan_by(engine):
+            with as_on_a_gpu(precision):
                 loss = model(features).float().square().mean()
             kept = trace.live
             loss.backward()
@@ -184,12 +216,12 @@ def training_step_bytes(batch, precision, scan, **model_options):
     return trace.peak + _ADAM * weights, kept
 
 
-def per_clip(precision, scan, **model_options):
+def per_clip(precision, engine, **model_options):
     """Fits a straight line to the memory against the batch.
 
     Arguments
     ---------
-    precision, scan, **model_options
+    precision, engine, **model_options
         As in :func:`training_step_bytes`.
 
     Returns
@@ -198,8 +230,8 @@ def per_clip(precision, scan, **model_options):
         Bytes: "peak" and "kept", of each clip; "fixed", of none.
     """
     small, large = 4, 8
-    peak, kept = training_step_bytes(small, precision, scan, **model_options)
-    more = training_step_bytes(large, precision, scan, **model_options)
+    peak, kept = training_step_bytes(small, precision, engine, **model_options)
+    more = training_step_bytes(large, precision, engine, **model_options)
     slope = (more[0] - peak) / (large - small)
     return {
         "peak": slope,
@@ -231,7 +263,9 @@ def largest_batch(card, size):
 
 
 def rows(**model_options):
-    """Estimates for both precisions and both ways to scan.
+    """Estimates for both precisions and all engines.
+
+    That of the engine triton is left out where Triton is not installed.
 
     Arguments
     ---------
@@ -243,14 +277,17 @@ def rows(**model_options):
     list
         One dict a row of the table.
     """
+    engines = list(ENGINES)
+    if triton_engine.why_not_installed():
+        engines.remove(TRITON)
     table = []
     for precision in ("bf16", "fp32"):
-        for scan in (KERNEL, TORCH):
-            size = per_clip(precision, scan, **model_options)
+        for engine in engines:
+            size = per_clip(precision, engine, **model_options)
             table.append(
                 {
                     "precision": precision,
-                    "scan by": scan,
+                    "engine": engine,
                     "kept (MB a clip)": size["kept"] / 1e6,
                     "peak (MB a clip)": size["peak"] / 1e6,
                     **{

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from ascmamba_modules.ascmamba import ASCMamba
+from ascmamba_modules.selective_scan import triton_engine
+from ascmamba_modules.selective_scan.triton_mamba import mamba_inner_triton
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NARROW = {"channels": 4, "n_blocks": 1, "d_state": 2, "dropout": 0.0}
@@ -34,20 +36,22 @@ def test_trace_counts_what_is_alive(memory):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("scan", ["a kernel", "engine `torch`"])
+@pytest.mark.parametrize("engine", ["triton", "mamba_ssm", "torch"])
 def test_shapes_alone_give_what_values_give(
-    memory, monkeypatch, precision, scan
+    memory, monkeypatch, precision, engine
 ):
-    estimate = memory.training_step_bytes(1, precision, scan, **NARROW)
+    if engine == "triton" and triton_engine.why_not_installed():
+        pytest.skip(triton_engine.why_not_installed())
+    estimate = memory.training_step_bytes(1, precision, engine, **NARROW)
     monkeypatch.setattr(memory, "FakeTensorMode", contextlib.nullcontext)
-    traced = memory.training_step_bytes(1, precision, scan, **NARROW)
+    traced = memory.training_step_bytes(1, precision, engine, **NARROW)
     assert traced == pytest.approx(estimate, rel=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_kept_is_what_autograd_saves(memory, precision):
-    scan = memory.TORCH
-    _, kept = memory.training_step_bytes(2, precision, scan, **NARROW)
+    engine = memory.TORCH
+    _, kept = memory.training_step_bytes(2, precision, engine, **NARROW)
     model = ASCMamba(**NARROW, engine="torch")
     given = {p.untyped_storage().data_ptr() for p in model.parameters()}
     saved = {}
@@ -62,11 +66,33 @@ def test_kept_is_what_autograd_saves(memory, precision):
     given.add(features.untyped_storage().data_ptr())
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
-        memory.as_on_a_gpu(scan, precision),
+        memory.scan_by(engine),
+        memory.as_on_a_gpu(precision),
     ):
         model(features).float().square().mean()
     total = sum(storage.nbytes() for storage in saved.values())
     assert kept == pytest.approx(total, rel=0.02)
+
+
+def test_engine_triton_keeps_projections_and_every_32nd_state(memory):
+    if triton_engine.why_not_installed():
+        pytest.skip(triton_engine.why_not_installed())
+    batch, length, pair, inner, rank, states = 3, 100, 2, 8, 2, 4
+    weights = (
+        torch.rand(pair, inner, 4),
+        torch.rand(pair, inner),
+        torch.rand(pair, rank + 2 * states, inner),
+        torch.rand(pair, inner, rank),
+        torch.rand(pair, inner),
+        -torch.rand(pair, inner, states),
+        torch.rand(pair, inner),
+    )
+    xz = torch.rand(batch, length, pair, 2 * inner, requires_grad=True)
+    with memory.scan_by(memory.TRITON), memory.MemoryTrace() as trace:
+        y = mamba_inner_triton(xz, *weights)
+    positions = batch * pair * length
+    kept = positions * (rank + 2 * states) + batch * pair * 3 * states * inner
+    assert trace.live == 4 * (y.numel() + kept)
 
 
 def test_memory_of_a_clip_does_not_depend_on_the_batch(memory):

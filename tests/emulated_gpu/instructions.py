@@ -136,23 +136,6 @@ def _extract_bits(kinds, to, a, position, length):
     return execute
 
 
-def _compare(kinds, to, a, b):
-    name, kind = kinds
-    function = {
-        "lt": operator.lt,
-        "le": operator.le,
-        "gt": operator.gt,
-        "ge": operator.ge,
-        "eq": operator.eq,
-        "ne": operator.ne,
-    }[name]
-
-    def execute(warp, mask):
-        warp.set(to, function(warp.value(a, kind), warp.value(b, kind)), mask)
-
-    return execute
-
-
 def _select(kinds, to, a, b, predicate):
     def execute(warp, mask):
         a_, b_ = warp.value(a, kinds[-1]), warp.value(b, kinds[-1])
@@ -177,6 +160,28 @@ _DECODE = {
     "bf16": lambda bits: (bits.astype(np.uint32) << 16).view(np.float32),
     "f16": lambda bits: bits.view(np.float16).astype(np.float32),
 }
+
+
+def _compare(kinds, to, a, b):
+    name, kind = kinds
+    function = {
+        "lt": operator.lt,
+        "le": operator.le,
+        "gt": operator.gt,
+        "ge": operator.ge,
+        "eq": operator.eq,
+        "ne": operator.ne,
+    }[name]
+
+    def read(warp, operand):
+        if kind in _DECODE:
+            return _DECODE[kind](warp.value(operand, "b16"))
+        return warp.value(operand, kind)
+
+    def execute(warp, mask):
+        warp.set(to, function(read(warp, a), read(warp, b)), mask)
+
+    return execute
 
 
 def _convert(kinds, to, *operands):
