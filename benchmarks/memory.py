@@ -8,8 +8,8 @@ answers in float32, and dropout keeps a mask of bytes.  On top come weights and
 Adam's moments, and on the card what is in RESERVED.
 
 They are estimates: the allocator's rounding and gaps and the workspaces of
-convolutions are guessed (RESERVED, USABLE), and what mamba-ssm's kernel keeps
-is assumed.  benchmarks/gpu.py puts the measured peak beside them.
+convolutions are guessed (RESERVED, USABLE), and what mamba-ssm allocates is
+read from its source.  benchmarks/gpu.py puts the measured peak beside them.
 """
 
 import argparse
@@ -32,9 +32,8 @@ FRAMES, MELS = 500, 64
 CARDS = (16, 24, 80, 140)  # GB
 # Driver, libraries and workspaces; and how much of the rest can be filled.
 RESERVED, USABLE = 1e9, 0.9
-# Our kernels; one that keeps its inputs; none.
+# Our kernels, mamba-ssm's, none.
 ENGINES = TRITON, KERNEL, TORCH = "triton", "mamba_ssm", "torch"
-_CHUNK = 32
 _ADAM = 3 * 4  # bytes a parameter: itself and two moments
 
 
@@ -86,24 +85,29 @@ def _storages(values):
 
 
 class _Scan(torch.autograd.Function):
-    """Allocates what a scan's kernel does that keeps its inputs and one state
-    in _CHUNK steps, and recomputes the others."""
+    """Allocates and keeps what mamba-ssm does around its kernel.
+
+    Source: https://github.com/state-spaces/mamba, SelectiveScanFn and
+    selective_scan.cpp of version 2.3.
+    """
 
     @staticmethod
     def forward(ctx, u, delta, A, B, C, D, z, delta_bias):
         batch, channels, length = u.shape
-        borders = u.new_empty(
-            *(batch, channels, (length - 1) // _CHUNK, A.shape[1]),
-            dtype=torch.float32,
+        chunks = -(-length // 2048)
+        states = u.new_empty(
+            (batch, channels, chunks, 2 * A.shape[1]), dtype=torch.float32
         )
-        ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, borders)
+        out = torch.empty_like(u)  # before the gate
+        ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, states, out)
         return torch.empty_like(u)
 
     @staticmethod
     def backward(ctx, grad_y):
-        u, delta, A, B, C, D, z, delta_bias, _ = ctx.saved_tensors
-        sums = (x.float() for x in (B, C))  # over channels, in full precision
-        grad_B, grad_C = (torch.empty_like(x).to(u.dtype) for x in sums)
+        u, delta, A, B, C, D, z, delta_bias, *_ = ctx.saved_tensors
+        # Sums over channels, in full precision first.
+        full = (torch.empty_like(x, dtype=torch.float32) for x in (B, C))
+        grad_B, grad_C = (x.to(like.dtype) for x, like in zip(full, (B, C)))
         grads = (torch.empty_like(x) for x in (u, delta, A))
         others = (torch.empty_like(x) for x in (D, z, delta_bias))
         return (*grads, grad_B, grad_C, *others)
@@ -259,7 +263,8 @@ def largest_batch(card, size):
     >>> largest_batch(11e9, {"peak": 1e9, "fixed": 0.0})
     9
     """
-    return int((USABLE * (card - RESERVED) - size["fixed"]) / size["peak"])
+    usable = USABLE * (card - RESERVED) - size["fixed"]
+    return max(0, int(usable / size["peak"]))
 
 
 def rows(**model_options):

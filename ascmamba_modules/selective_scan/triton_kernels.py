@@ -7,8 +7,8 @@ Compiler for Tiled Neural Network Computations", 2019.
 
 One program is one warp.  It walks along time with the states of a block of
 channels of one sequence in one direction; these states are a tile (state,
-channel) in registers.  Programs share nothing that they write, so that
-results are bitwise the same in every run.
+channel) in registers.  Programs share nothing that they write, so that results
+do not depend on their order.
 
 What a kernel reads of a sequence has any strides: ``_outer`` is a tuple of
 those of direction, batch and, for B and C, group; ``_inner`` of step and

@@ -8,7 +8,7 @@ which the group does when nothing refers to it any more.
 """
 
 import gc
-from contextlib import contextmanager
+import sys
 
 import speechbrain as sb
 import torch
@@ -19,20 +19,28 @@ import torch
 import torch.distributed.nn
 
 
-@contextmanager
-def process_group(run_opts):
+def run_in_group(function, run_opts):
     """Joins the processes of ``torchrun``, if there are any, and parts them.
 
-    After an exception the group is left alone, because its threads may wait
-    for processes that do not come.
+    They part after a ``sys.exit`` too. After other exceptions the group is
+    left alone, because its threads may wait for processes that do not come.
 
     Arguments
     ---------
+    function : callable
+        What to do in between, without arguments.
     run_opts : dict
         SpeechBrain's run options, of which ``distributed_backend`` counts.
     """
     sb.utils.distributed.ddp_init_group(run_opts)
-    yield
+    message = None
+    try:
+        function()
+    except SystemExit as error:
+        message = error.code
+    # Here no exception keeps what the function had in its hands.
     if torch.distributed.is_initialized():
         gc.collect()  # models that hold the group are held by cycles
         torch.distributed.destroy_process_group()
+    if message is not None:
+        sys.exit(message)

@@ -17,7 +17,7 @@ import speechbrain as sb
 import train
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from prepare_cas import read_truth
-from process_group import process_group
+from process_group import run_in_group
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
@@ -215,8 +215,7 @@ def label(hparams_file, run_opts, overrides):
 def main(arguments):
     """Runs from the command line."""
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    with process_group(run_opts):
-        label(hparams_file, run_opts, overrides)
+    run_in_group(lambda: label(hparams_file, run_opts, overrides), run_opts)
 
 
 if __name__ == "__main__":

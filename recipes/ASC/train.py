@@ -17,7 +17,7 @@ import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from prepare_cas import prepare_cas
 from prepare_pretraining import prepare_pretraining
-from process_group import process_group
+from process_group import run_in_group
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
@@ -328,11 +328,14 @@ def write_summary(output_folder, scores, seconds):
 def main(arguments):
     """Runs from the command line."""
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    with process_group(run_opts):
+
+    def run():
         try:
             train(hparams_file, run_opts, overrides)
         except FloatingPointError as error:
             sys.exit(f"{error}")
+
+    run_in_group(run, run_opts)
 
 
 if __name__ == "__main__":

@@ -255,6 +255,16 @@ def test_kernels_are_trusted_if_they_give_what_pytorch_gives(
     assert interpreted_check() is None
 
 
+def test_kernels_are_trusted_whatever_the_caller_has_set(interpreted_check):
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            assert interpreted_check() is None
+    finally:
+        torch.set_default_dtype(dtype)
+
+
 @pytest.mark.parametrize("wrong", [1.1, float("nan")])
 def test_kernels_with_wrong_gradients_are_not_trusted(
     wrong, interpreted_check, monkeypatch

@@ -95,6 +95,18 @@ def test_engine_triton_keeps_projections_and_every_32nd_state(memory):
     assert trace.live == 4 * (y.numel() + kept)
 
 
+def test_mamba_ssm_keeps_what_it_reads_and_its_output(memory):
+    batch, inner, length, states = 3, 8, 100, 4
+    u, delta, z = torch.rand(3, batch, inner, length).unbind()
+    B, C = torch.rand(2, batch, states, length).unbind()
+    A, (D, bias) = torch.rand(inner, states), torch.rand(2, inner).unbind()
+    u.requires_grad_()
+    with memory.MemoryTrace() as trace:
+        y = memory._scan(u, delta, A, B, C, D, z, bias)
+    kept = u.numel() + batch * inner * 2 * states
+    assert trace.live == 4 * (y.numel() + kept)
+
+
 def test_memory_of_a_clip_does_not_depend_on_the_batch(memory):
     size = memory.per_clip("fp32", memory.KERNEL, **NARROW)
     peak, kept = memory.training_step_bytes(16, "fp32", memory.KERNEL, **NARROW)

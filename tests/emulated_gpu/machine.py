@@ -39,8 +39,8 @@ class Warp:
     def __init__(self, program, grid, parameters, memory, shared):
         self.registers = {"%tid.x": np.arange(LANES, dtype=np.uint32)}
         for axis, index, size in zip("xyz", program, grid):
-            self.set(f"%ctaid.{axis}", np.full(LANES, index, np.uint32))
-            self.set(f"%nctaid.{axis}", np.full(LANES, size, np.uint32))
+            self.registers[f"%ctaid.{axis}"] = np.full(LANES, index, np.uint32)
+            self.registers[f"%nctaid.{axis}"] = np.full(LANES, size, np.uint32)
         self.parameters = parameters
         self.memory = {"global": memory, "shared": shared}
 
@@ -65,12 +65,11 @@ class Warp:
         if register == "_":  # a place for what nobody needs
             return
         values = np.ascontiguousarray(values)
-        name = re.match(r"%([a-z]+)\d", register)
-        if name:  # not one of the special registers
-            values = values.view(TYPES[_REGISTERS[name[1]]])
+        name = re.fullmatch(r"%([a-z]+)\d+", register)[1]
+        kind = _REGISTERS[name]
+        values = values.view(TYPES[kind])
         if not mask.all():
-            before = self.registers.get(register, np.zeros_like(values))
-            values = np.where(mask, values, before)
+            values = np.where(mask, values, self.value(register, kind))
         self.registers[register] = values
 
     def barrier(self):
@@ -127,8 +126,8 @@ class Kernel:
             )
         }
         for number, (z, y, x) in enumerate(np.ndindex(*grid[::-1])):
-            shared = Region(0, np.zeros(self.shared_bytes, np.uint8))
-            views = View(regions, number), View([shared], number)
+            shared = Region(0, np.full(self.shared_bytes, 0xFF, np.uint8))
+            views = View(regions, number), View([shared], number, rounded=True)
             with np.errstate(all="ignore"):
                 self._run(Warp((x, y, z), grid, parameters, *views))
 
@@ -143,7 +142,7 @@ class Kernel:
             try:
                 target = execute(warp, mask)
             except Exception as error:
-                raise type(error)(f"{error} PTX: {line}") from error
+                raise RuntimeError(f"{error} PTX: {line}") from error
             if target is None or not mask.any():
                 continue
             if not mask.all():
