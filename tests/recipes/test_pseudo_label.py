@@ -224,6 +224,20 @@ def test_posteriors_are_used_again_until_something_changes(
     np.testing.assert_allclose(found["second"], before["second"], atol=1e-6)
 
 
+def test_two_rounds_in_two_processes(
+    arguments, mixed, finished_se_trans, tmp_path
+):
+    settings = {**MAMBA[1], **FAST}
+    options = {"rounds": 2, "finetune_overrides": settings}
+    label(
+        arguments(tmp_path, distributed_backend="gloo", **options),
+        TWO_PROCESSES,
+    )
+    (training,) = tmp_path.glob("round_1/finetune_*")
+    models = {"first": training, "second": finished_se_trans}
+    check_posteriors(read_posteriors(tmp_path, 2), models, mixed)
+
+
 def test_two_rounds_killed_and_run_again(
     arguments, mixed, finished_se_trans, tmp_path
 ):
