@@ -9,7 +9,7 @@ READY := .venv/.ready
 MAMBA_SSM := mamba-ssm==2.3.1
 
 # Compiled on installation.
-KERNELS := ascmamba_modules/selective_scan/cpu_kernels
+KERNELS := ascmamba_modules/selective_scan/cpu/kernels
 
 .PHONY: demo test test-gpu lint bench bench-gpu clean
 

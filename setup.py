@@ -15,7 +15,7 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
-KERNELS = Path("ascmamba_modules/selective_scan/cpu_kernels")
+KERNELS = Path("ascmamba_modules/selective_scan/cpu/kernels")
 # Compiler flags by instruction set; the machine at hand is asked when running.
 INSTRUCTION_SETS = {"baseline": ["-DVECTOR_BYTES=16"]}
 HAVE_X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -101,7 +101,7 @@ setup(
     package_data={"ascmamba_modules.evaluation": ["page.html"]},
     ext_modules=[
         Extension(
-            "ascmamba_modules.selective_scan.cpu_kernels",
+            "ascmamba_modules.selective_scan.cpu.kernels",
             sources=[str(path) for path in sorted(KERNELS.glob("*.c"))],
             depends=[str(path) for path in sorted(KERNELS.glob("*.h"))],
             optional=True,
@@ -113,8 +113,8 @@ setup(
     },
     python_requires=">=3.10",
     install_requires=[
-        "torch==2.11.*",
-        "torchaudio==2.11.*",
+        "torch==2.11.0",
+        "torchaudio==2.11.0",
         "speechbrain>=1.1.2,<1.2",
         "hyperpyyaml>=1.2.3",
         "sentencepiece>=0.2.0",

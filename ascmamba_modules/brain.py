@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ascmamba_modules.augment import blend
 from ascmamba_modules.evaluation import macro_accuracy, write_report
-from ascmamba_modules.pseudo_label_brain import PseudoLabelBrain
+from ascmamba_modules.pseudo_labels.labeler import PseudoLabelBrain
 
 __all__ = ["PseudoLabelBrain", "SceneBrain", "TwoLevelSceneBrain"]
 

@@ -27,10 +27,10 @@ from sklearn.svm import SVC
 from speechbrain.dataio.preprocess import AudioNormalizer
 
 sys.path.append(str(Path(__file__).parents[1] / "recipes" / "ASC"))
-from make_demo_corpora import make_demo_corpora
+from demo.make_corpora import make_demo_corpora
 from prepare_cas import prepare_cas, read_truth
 
-from ascmamba_modules.audio_files import load_audio
+from ascmamba_modules.data.audio_files import load_audio
 from ascmamba_modules.evaluation import macro_accuracy
 from ascmamba_modules.features import LogMel
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from common import BUSY_HINT, machine, markdown_table, median_times, peak_memory
 
-from ascmamba_modules.audio_files import load_audio
+from ascmamba_modules.data.audio_files import load_audio
 from ascmamba_modules.dense_encoder import DenseBlock, DenseEncoder, DenseLayer
 from ascmamba_modules.inference import SceneClassifier
 

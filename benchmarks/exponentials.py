@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ascmamba_modules.selective_scan import cpu_library
+from ascmamba_modules.selective_scan.cpu import library as cpu_library
 
 _TORCH_BLOCK = 2**16
 _BLOCK = 2**10  # 4 KiB, of each thread

@@ -12,8 +12,12 @@ from speechbrain.dataio.preprocess import AudioNormalizer
 from speechbrain.processing.features import InputNormalization
 
 from ascmamba_modules.ascmamba import ASCMamba
-from ascmamba_modules.audio_files import load_audio
-from ascmamba_modules.export import export_model, onnx_runner, torch_runner
+from ascmamba_modules.data.audio_files import load_audio
+from ascmamba_modules.export.exporter import (
+    export_model,
+    onnx_runner,
+    torch_runner,
+)
 from ascmamba_modules.features import LogMel
 from ascmamba_modules.inference import SceneClassifier
 from ascmamba_modules.mamba import Mamba

@@ -22,9 +22,9 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.dataio.preprocess import AudioNormalizer
 
 from ascmamba_modules.ascmamba import ASCMamba
-from ascmamba_modules.feature_cache import FeatureCache
+from ascmamba_modules.data.feature_cache import FeatureCache
+from ascmamba_modules.data.manifest import make_dataset
 from ascmamba_modules.features import LogMel
-from ascmamba_modules.manifest import make_dataset
 from ascmamba_modules.se_trans import SETrans
 
 CLASSES = ["Bus", "Bar"]

@@ -16,9 +16,9 @@ from common import BUSY_HINT, machine, markdown_table, median_times, peak_memory
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.preprocess import AudioNormalizer
 
-from ascmamba_modules.audio_files import load_audio
+from ascmamba_modules.data.audio_files import load_audio
 from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.model_folder import write_model_folder
+from ascmamba_modules.model_folder.folder import write_model_folder
 
 CLIP_SECONDS = 10
 RATE = 48000  # that of most recorders, so that there is resampling to do

@@ -26,7 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ascmamba_modules.ascmamba import ASCMamba
-from ascmamba_modules.selective_scan import torch_engine, triton_engine
+from ascmamba_modules.selective_scan import torch_engine
+from ascmamba_modules.selective_scan.triton import engine as triton_engine
 
 FRAMES, MELS = 500, 64
 CARDS = (16, 24, 80, 140)  # GB
@@ -143,7 +144,9 @@ def scan_by(engine):
         ),
     ]
     if engine == TRITON:
-        from ascmamba_modules.selective_scan import triton_convolution
+        from ascmamba_modules.selective_scan.triton import (
+            convolution as triton_convolution,
+        )
 
         names = ("scan_forward", "scan_backward")
         kernels = SimpleNamespace(**{name: _NoKernel() for name in names})

@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 from speechbrain.dataio.preprocess import AudioNormalizer
 
-from ascmamba_modules.audio_files import load_audio
+from ascmamba_modules.data.audio_files import load_audio
+from ascmamba_modules.data.manifest import read_manifest
 from ascmamba_modules.evaluation.difficulty import clip_statistics, similarity
 from ascmamba_modules.features import LogMel
-from ascmamba_modules.manifest import read_manifest
 
 THRESHOLD = 0.9
 GAIN = -20.0  # dB

@@ -2,10 +2,10 @@
 
 import pandas as pd
 import soundfile
-from demo_scenes import synthesise
-from demo_world import CAS_SCENES
+from demo.scenes import synthesise
+from demo.world import CAS_SCENES
 
-from ascmamba_modules.manifest import write_manifest
+from ascmamba_modules.data.manifest import write_manifest
 
 SCENES = tuple(CAS_SCENES)
 SPLITS = ("train", "train", "valid", "train", "train", "test")

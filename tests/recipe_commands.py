@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ascmamba_modules.manifest import write_manifest
+from ascmamba_modules.data.manifest import write_manifest
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "ASC"
 MAMBA = (

@@ -4,9 +4,9 @@ import pandas as pd
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from ascmamba_modules.manifest import COLUMNS
-from ascmamba_modules.model_folder import write_model_folder
-from ascmamba_modules.training_description import describe_training
+from ascmamba_modules.data.manifest import COLUMNS
+from ascmamba_modules.model_folder.folder import write_model_folder
+from ascmamba_modules.model_folder.training import describe_training
 
 PARTS = """
 scene_labels: [Bus, Bar, Park]
@@ -40,16 +40,16 @@ MODELS = {
     n_heads: 2
     d_ffn: 8
 """,
-    "baseline": """!new:ascmamba_modules.comparison.late_fusion.LateFusion
-    audio_encoder: !new:ascmamba_modules.comparison.baseline.SETransEncoder
+    "baseline": """!new:ascmamba_modules.encoders.late_fusion.LateFusion
+    audio_encoder: !new:ascmamba_modules.encoders.baseline.SETransEncoder
         channels: [4, 8]
         n_heads: 2
         d_ffn: 8
     n_classes: 3
     context_size: 4
 """,
-    "resnet": """!new:ascmamba_modules.comparison.late_fusion.LateFusion
-    audio_encoder: !new:ascmamba_modules.comparison.resnet.ResNetEncoder
+    "resnet": """!new:ascmamba_modules.encoders.late_fusion.LateFusion
+    audio_encoder: !new:ascmamba_modules.encoders.resnet.ResNetEncoder
         channels: [4, 4, 8, 8]
         block_sizes: [1, 1, 1, 1]
         embedding_size: 8

@@ -12,11 +12,8 @@ from ascmamba_modules.ascmamba import ASCMamba
 from ascmamba_modules.features import LogMel
 from ascmamba_modules.inference import SceneClassifier
 from ascmamba_modules.se_trans import SETrans
-from ascmamba_modules.selective_scan import (
-    engine_status,
-    selective_scan,
-    triton_engine,
-)
+from ascmamba_modules.selective_scan import engine_status, selective_scan
+from ascmamba_modules.selective_scan.triton import engine as triton_engine
 
 pytestmark = [
     pytest.mark.gpu,

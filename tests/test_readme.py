@@ -7,7 +7,7 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 
-from ascmamba_modules.manifest import COLUMNS
+from ascmamba_modules.data.manifest import COLUMNS
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -2,7 +2,7 @@
 
 Each subcommand is a module of its name with ``add_parser(subparsers)``, which
 describes its arguments, and ``run(arguments)``, which returns the exit code
-or raises :class:`~ascmamba_modules.command_line.errors.CommandError`.  Only
+or raises :class:`~ascmamba_modules.command_line.options.CommandError`.  Only
 ``run`` imports PyTorch, so that ``--help`` and wrong usage answer at once.
 
 Exit codes: 0, all is well; 1, it ran through but some files failed, and were
@@ -16,7 +16,7 @@ import os
 import sys
 
 from ascmamba_modules import __version__
-from ascmamba_modules.command_line.errors import ERROR, CommandError
+from ascmamba_modules.command_line.options import ERROR, CommandError
 
 _SUBCOMMANDS = ("classify", "timeline", "info", "export")
 _INTERRUPTED = 130

@@ -6,8 +6,8 @@ import sys
 from itertools import islice
 
 from ascmamba_modules import __version__
-from ascmamba_modules.command_line.errors import SOME_FAILED
 from ascmamba_modules.command_line.options import (
+    SOME_FAILED,
     add_metadata_options,
     add_model_options,
     add_subparser,

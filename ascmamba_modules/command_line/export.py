@@ -86,7 +86,7 @@ def run(arguments):
     suffix = _SUFFIXES[arguments.format]
     path = arguments.output or f"model{suffix}"
     check_output(path, (suffix,))
-    from ascmamba_modules.export import export_model
+    from ascmamba_modules.export.exporter import export_model
 
     classifier = load_classifier(arguments)
     exported = export_model(

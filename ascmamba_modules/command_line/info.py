@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 from ascmamba_modules.command_line.options import add_subparser
-from ascmamba_modules.model_card import (
+from ascmamba_modules.model_folder.card import (
     DATA_LICENCES,
     UNKNOWN,
     all_datasets,
     card_licence,
 )
-from ascmamba_modules.model_settings import read_settings
+from ascmamba_modules.model_folder.settings import read_settings
 
 _DESCRIPTION = """\
 Shows a model's classes, size, settings, training data, scores and licences.
@@ -76,7 +76,7 @@ def describe(folder):
     Raises
     ------
     FileNotFoundError, ValueError
-        See :func:`ascmamba_modules.model_settings.read_settings`.
+        See :func:`ascmamba_modules.model_folder.settings.read_settings`.
     """
     folder = Path(folder)
     settings = read_settings(folder)

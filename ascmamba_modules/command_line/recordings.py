@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-from ascmamba_modules.command_line.errors import CommandError
+from ascmamba_modules.command_line.options import CommandError
 
 # What libsndfile reads of what recorders and archives write.
 AUDIO_SUFFIXES = (
@@ -90,7 +90,7 @@ def _audio_files(folder):
 
 
 def _manifest_rows(path):
-    from ascmamba_modules.manifest import read_manifest
+    from ascmamba_modules.data.manifest import read_manifest
 
     table = read_manifest(path)
     rows = table[["wav", "location", "record_time"]]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ascmamba_modules.command_line.errors import CommandError
-from ascmamba_modules.files import replacing
+from ascmamba_modules.command_line.options import CommandError
+from ascmamba_modules.utils.files import replacing
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 

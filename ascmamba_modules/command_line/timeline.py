@@ -67,7 +67,7 @@ def run(arguments):
     check_output(arguments.output, (".csv",))
     check_output(arguments.plot, _PLOT_FORMATS)
     classifier = load_classifier(arguments)
-    from ascmamba_modules.files import replacing, write_csv
+    from ascmamba_modules.utils.files import replacing, write_csv
 
     timeline = classifier.classify_long(
         arguments.file,

@@ -15,8 +15,8 @@ import soundfile
 from pandas.api import types
 from speechbrain.dataio.preprocess import AudioNormalizer
 
-from ascmamba_modules.audio_files import audio_problem, load_audio
-from ascmamba_modules.files import replacing
+from ascmamba_modules.data.audio_files import audio_problem, load_audio
+from ascmamba_modules.utils.files import replacing
 
 _RATE = 44100  # Hz
 _LONGEST = 10  # seconds of a recording

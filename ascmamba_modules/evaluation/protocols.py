@@ -14,7 +14,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from ascmamba_modules.audit import look_up
+from ascmamba_modules.data.metadata_baseline import look_up
+from ascmamba_modules.data.sessions import find_sessions
 from ascmamba_modules.evaluation.bootstrap import (
     interval_by_session,
     paired_test,
@@ -24,9 +25,8 @@ from ascmamba_modules.evaluation.calibration import (
     expected_calibration_error,
     scale_by_session,
 )
-from ascmamba_modules.evaluation.place_and_time import hide_place_and_time
+from ascmamba_modules.evaluation.perturbations import hide_place_and_time
 from ascmamba_modules.evaluation.scores import macro_accuracy, per_class_table
-from ascmamba_modules.sessions import find_sessions
 
 COLUMNS = (
     "model",
@@ -155,7 +155,7 @@ def score_all(models, clips, protocol="all clips"):
     Arguments
     ---------
     models : dict
-        :class:`~ascmamba_modules.evaluation.answers.Answers` by name.
+        :class:`~ascmamba_modules.evaluation.posterior_cache.Answers` by name.
     clips : ScoredClips
         The clips.
     protocol : str
@@ -201,7 +201,7 @@ def score_parts(models, clips, protocol, parts, conditions):
 
 
 def score_look_up(training, clips, protocol, parts, conditions):
-    """What place and time alone score, by :func:`~ascmamba_modules.audit
+    """What place and time alone score, by :func:`~ascmamba_modules.data.leakage
     .look_up`, on parts of the clips.
 
     Arguments
@@ -242,7 +242,8 @@ def score_context(models, clips, protocol="audio and metadata"):
     pandas.DataFrame
         See the top of this file.  Conditions: "both"; "audio only", place
         and time unknown; "metadata only", the audio replaced by the training
-        set's mean, see :class:`~ascmamba_modules.evaluation.answers.Answers`.
+        set's mean, see
+        :class:`~ascmamba_modules.evaluation.posterior_cache.Answers`.
         Of a model that takes no place and time "audio only" alone.
     """
     hidden = hide_place_and_time(clips.table)

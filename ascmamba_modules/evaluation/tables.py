@@ -140,7 +140,7 @@ def curve_table(rows):
     Returns
     -------
     pandas.DataFrame
-        As :func:`~ascmamba_modules.evaluation.plots.plot_curves` takes, x in
+        As :func:`~ascmamba_modules.plots.plot_curves` takes, x in
         per cent; and the number of clips.
     """
     rows = rows[rows["seed"].isna()]

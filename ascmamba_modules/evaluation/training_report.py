@@ -6,13 +6,9 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
-from ascmamba_modules.evaluation.plots import (
-    plot_confusion,
-    plot_recalls,
-    save_figure,
-)
 from ascmamba_modules.evaluation.scores import per_class_table
-from ascmamba_modules.files import write_csv
+from ascmamba_modules.plots import plot_confusion, plot_recalls, save_figure
+from ascmamba_modules.utils.files import write_csv
 
 
 def write_report(folder, ids, targets, log_posteriors, classes):

@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from speechbrain.utils.logger import get_logger
 
-from ascmamba_modules.selective_scan import (
-    cpu_library,
-    mamba_ssm_engine,
-    triton_check,
-    triton_engine,
-)
-from ascmamba_modules.selective_scan.cpu_engine import scan_cpu
+from ascmamba_modules.selective_scan import mamba_ssm_engine
+from ascmamba_modules.selective_scan.cpu import library as cpu_library
+from ascmamba_modules.selective_scan.cpu.engine import scan_cpu
 from ascmamba_modules.selective_scan.torch_engine import scan_torch
-from ascmamba_modules.selective_scan.triton_engine import scan_triton
+from ascmamba_modules.selective_scan.triton import (
+    check as triton_check,
+    engine as triton_engine,
+)
+from ascmamba_modules.selective_scan.triton.engine import scan_triton
 
 logger = get_logger(__name__)
 

@@ -10,9 +10,9 @@ import pandas as pd
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.logger import get_logger
 
-from ascmamba_modules.audio_files import inspect_audio_files
-from ascmamba_modules.files import write_csv
-from ascmamba_modules.manifest import ManifestError
+from ascmamba_modules.data.audio_files import inspect_audio_files
+from ascmamba_modules.data.manifest import ManifestError
+from ascmamba_modules.utils.files import write_csv
 
 logger = get_logger(__name__)
 

@@ -24,11 +24,11 @@ from sklearn.model_selection import StratifiedGroupKFold
 from stages import RECIPE, Stage, read_record, run_stage
 from train import SUMMARY
 
+from ascmamba_modules.data.manifest import read_manifest, write_manifest
+from ascmamba_modules.data.sessions import LEVELS, find_groups
+from ascmamba_modules.data.splits import DEVELOPMENT_SPLITS, split
 from ascmamba_modules.evaluation.protocols import COLUMNS, ScoredClips
-from ascmamba_modules.files import write_csv
-from ascmamba_modules.manifest import read_manifest, write_manifest
-from ascmamba_modules.sessions import LEVELS, find_groups
-from ascmamba_modules.splits import DEVELOPMENT_SPLITS, split
+from ascmamba_modules.utils.files import write_csv
 
 RESULTS = "results.csv"
 
@@ -39,7 +39,7 @@ def make_folds(table, by, n_folds, seed):
     Arguments
     ---------
     table : pandas.DataFrame
-        With the columns of :mod:`ascmamba_modules.manifest`; development
+        With the columns of :mod:`ascmamba_modules.data.manifest`; development
         clips are those of split "train", "valid" or none, the others are
         left out.
     by : str

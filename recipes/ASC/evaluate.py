@@ -27,23 +27,29 @@ from pseudo_label import load_annotator, load_hparams
 from speechbrain.utils.logger import get_logger
 from train import check_stage
 
-from ascmamba_modules.evaluation.answers import Answers, classes_of
-from ascmamba_modules.evaluation.conditions import (
-    CONDITIONS,
-    UNKNOWN,
-    find_conditions,
+from ascmamba_modules.data.feature_cache import FeatureCache
+from ascmamba_modules.data.manifest import (
+    ManifestError,
+    read_manifest,
+    unusable_files,
 )
+from ascmamba_modules.data.sessions import find_places
 from ascmamba_modules.evaluation.difficulty import (
     KINDS,
     clip_statistics,
     similarity,
 )
 from ascmamba_modules.evaluation.embedding_map import FEWEST
-from ascmamba_modules.evaluation.evaluation_report import EvaluationReport
-from ascmamba_modules.evaluation.place_and_time import (
+from ascmamba_modules.evaluation.novelty import (
+    CONDITIONS,
+    UNKNOWN,
+    find_conditions,
+)
+from ascmamba_modules.evaluation.perturbations import (
     move_to_unseen,
     shuffle_place_and_time,
 )
+from ascmamba_modules.evaluation.posterior_cache import Answers, classes_of
 from ascmamba_modules.evaluation.protocols import (
     ScoredClips,
     compare_pairs,
@@ -54,16 +60,10 @@ from ascmamba_modules.evaluation.protocols import (
     score_look_up,
     score_parts,
 )
+from ascmamba_modules.evaluation.report import EvaluationReport
 from ascmamba_modules.evaluation.tables import summarise
 from ascmamba_modules.evaluation.training_report import prediction_table
-from ascmamba_modules.feature_cache import FeatureCache
-from ascmamba_modules.files import write_csv
-from ascmamba_modules.manifest import (
-    ManifestError,
-    read_manifest,
-    unusable_files,
-)
-from ascmamba_modules.sessions import find_places
+from ascmamba_modules.utils.files import write_csv
 
 logger = get_logger(__name__)
 

@@ -31,14 +31,14 @@ from pseudo_label import load_annotator
 from speechbrain.dataio.dataloader import make_dataloader
 from tqdm.auto import tqdm
 
-from ascmamba_modules.evaluation.answers import classes_of
-from ascmamba_modules.files import write_csv
-from ascmamba_modules.manifest import (
+from ascmamba_modules.data.manifest import (
     ManifestError,
     make_dataset,
     read_manifest,
     unusable_files,
 )
+from ascmamba_modules.evaluation.posterior_cache import classes_of
+from ascmamba_modules.utils.files import write_csv
 
 COLUMNS = ["filename", "location", "record_time", "scene_label"]
 

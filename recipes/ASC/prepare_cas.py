@@ -33,12 +33,12 @@ from corpus import (
 from download import fetch_file, fetch_record
 from speechbrain.utils.logger import get_logger
 
-from ascmamba_modules.audit import audit_text
-from ascmamba_modules.context import time_text
-from ascmamba_modules.manifest import ManifestError, write_manifest
-from ascmamba_modules.metadata_plot import plot_metadata
-from ascmamba_modules.sessions import find_sessions
-from ascmamba_modules.splits import split as split_by
+from ascmamba_modules.data.leakage import audit_text
+from ascmamba_modules.data.manifest import ManifestError, write_manifest
+from ascmamba_modules.data.place_and_time import time_text
+from ascmamba_modules.data.sessions import find_sessions
+from ascmamba_modules.data.splits import split as split_by
+from ascmamba_modules.plots.metadata import plot_metadata
 
 logger = get_logger(__name__)
 

@@ -29,8 +29,8 @@ from corpus import (
 from download import fetch_record
 from speechbrain.utils.logger import get_logger
 
-from ascmamba_modules.manifest import ManifestError, write_manifest
-from ascmamba_modules.splits import split as split_by
+from ascmamba_modules.data.manifest import ManifestError, write_manifest
+from ascmamba_modules.data.splits import split as split_by
 
 logger = get_logger(__name__)
 

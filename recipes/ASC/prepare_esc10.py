@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 import soundfile
 
-from ascmamba_modules.manifest import write_manifest
+from ascmamba_modules.data.manifest import write_manifest
 
 FOLDS = (1, 2, 3, 4, 5)
 

@@ -24,7 +24,7 @@ from prepare_cochlscene import prepare_cochlscene
 from prepare_tau import prepare_tau
 from speechbrain.utils.logger import get_logger
 
-from ascmamba_modules.manifest import write_manifest
+from ascmamba_modules.data.manifest import write_manifest
 
 logger = get_logger(__name__)
 

@@ -23,16 +23,16 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
 from ascmamba_modules.brain import PseudoLabelBrain
-from ascmamba_modules.files import replacing
-from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.manifest import (
+from ascmamba_modules.data.manifest import (
     ManifestError,
     read_manifest,
     unusable_files,
 )
-from ascmamba_modules.model_folder import find_model
-from ascmamba_modules.pseudo_label_report import MANIFEST
-from ascmamba_modules.pseudo_labels import in_pool
+from ascmamba_modules.inference import SceneClassifier
+from ascmamba_modules.model_folder.folder import find_model
+from ascmamba_modules.pseudo_labels.report import MANIFEST
+from ascmamba_modules.pseudo_labels.selection import in_pool
+from ascmamba_modules.utils.files import replacing
 
 logger = get_logger(__name__)
 

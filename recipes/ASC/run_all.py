@@ -15,14 +15,14 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from demo_answers import classify_some
+from demo.answers import classify_some
 from filelock import FileLock, Timeout
 from hyperpyyaml import load_hyperpyyaml
 from stages import RECIPE, Stage, options, read_record, run_stage
 from train import SUMMARY
 
-from ascmamba_modules.files import write_csv
-from ascmamba_modules.model_folder import FOLDER
+from ascmamba_modules.model_folder.folder import FOLDER
+from ascmamba_modules.utils.files import write_csv
 
 DEMO_SETTINGS = RECIPE / "demo.yaml"
 
@@ -259,7 +259,7 @@ def run(args, output):
         stages.append(
             Stage(
                 "make_demo_corpora",
-                "make_demo_corpora.py",
+                "-m demo.make_corpora",
                 tuple(map(str, [*make, "--seed", args.seed])),
                 world / "truth.csv",
             )

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ascmamba_modules.files import replacing
+from ascmamba_modules.utils.files import replacing
 
 RECIPE = Path(__file__).resolve().parent
 RECORD = "stages.json"
@@ -54,7 +54,8 @@ class Stage:
 
     def command(self, launcher=()):
         """The command line, for this Python or through a launcher."""
-        return [*(launcher or [sys.executable]), self.script, *self.arguments]
+        launch = launcher or [sys.executable]
+        return [*launch, *self.script.split(), *self.arguments]
 
 
 def options(settings):

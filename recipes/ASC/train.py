@@ -23,14 +23,13 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TensorboardLogger
 
-from ascmamba_modules.feature_cache import FeatureCache
-from ascmamba_modules.files import replacing
-from ascmamba_modules.manifest import (
+from ascmamba_modules.data.feature_cache import FeatureCache
+from ascmamba_modules.data.manifest import (
     ManifestError,
     make_dataset,
     read_training_rows,
 )
-from ascmamba_modules.model_folder import (
+from ascmamba_modules.model_folder.folder import (
     FOLDER,
     changed_settings,
     find_model,
@@ -38,11 +37,12 @@ from ascmamba_modules.model_folder import (
     start_from,
     write_model_folder,
 )
-from ascmamba_modules.model_settings import read_settings
-from ascmamba_modules.training_description import (
+from ascmamba_modules.model_folder.settings import read_settings
+from ascmamba_modules.model_folder.training import (
     NO_DESCRIPTION,
     describe_training,
 )
+from ascmamba_modules.utils.files import replacing
 
 logger = get_logger(__name__)
 

@@ -14,14 +14,8 @@ from hypothesis import (
 )
 from speechbrain.utils.checkpoints import Checkpointer
 
-from ascmamba_modules.context import (
-    PADDING,
-    ContextEncoder,
-    ContextTokenizer,
-    later,
-    location_text,
-    time_text,
-)
+from ascmamba_modules.context import PADDING, ContextEncoder, ContextTokenizer
+from ascmamba_modules.data.place_and_time import later, location_text, time_text
 
 PLACES = ["Xi'an", "Luoyang", "Shanghai", "Jinan", "Nanchang", "Liupanshui"]
 UNKNOWN = [None, "", " ", math.nan, pd.NA, pd.NaT]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ascmamba_modules.selective_scan import triton_engine
+from ascmamba_modules.selective_scan.triton import engine as triton_engine
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ascmamba_modules.ascmamba import ASCMamba
-from ascmamba_modules.selective_scan import triton_engine
-from ascmamba_modules.selective_scan.triton_mamba import mamba_inner_triton
+from ascmamba_modules.selective_scan.triton import engine as triton_engine
+from ascmamba_modules.selective_scan.triton.mamba import mamba_inner_triton
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NARROW = {"channels": 4, "n_blocks": 1, "d_state": 2, "dropout": 0.0}

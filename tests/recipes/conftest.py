@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 import soundfile
+from demo.make_corpora import make_demo_corpora
 from demo_set import make_demo_set
-from make_demo_corpora import make_demo_corpora
 from recipe_commands import MAMBA, SE_TRANS, command, run
 
-from ascmamba_modules.manifest import write_manifest
+from ascmamba_modules.data.manifest import write_manifest
 
 
 @pytest.fixture(scope="session")

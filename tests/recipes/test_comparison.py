@@ -13,8 +13,8 @@ import soundfile
 from demo_set import make_demo_set
 from hyperpyyaml import load_hyperpyyaml
 
+from ascmamba_modules.data.manifest import write_manifest
 from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.manifest import write_manifest
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "ASC"
 SYSTEMS = {

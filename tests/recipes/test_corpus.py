@@ -12,7 +12,7 @@ from corpus import (
     unified_scenes,
 )
 
-from ascmamba_modules.manifest import ManifestError
+from ascmamba_modules.data.manifest import ManifestError
 
 
 def test_unified_set_is_the_one_of_the_paper():

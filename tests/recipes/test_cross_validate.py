@@ -12,8 +12,8 @@ from cross_validate import main, make_folds
 from recipe_commands import FAST, MAMBA, RECIPE, flags, run
 from sklearn.metrics import recall_score
 
-from ascmamba_modules.manifest import read_manifest
-from ascmamba_modules.sessions import find_sessions
+from ascmamba_modules.data.manifest import read_manifest
+from ascmamba_modules.data.sessions import find_sessions
 
 
 @pytest.mark.parametrize("n_folds", [2, 4])

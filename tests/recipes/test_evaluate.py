@@ -8,9 +8,9 @@ import pytest
 from evaluate import main
 from recipe_commands import MAMBA, changed, command, flags, run
 
+from ascmamba_modules.data.manifest import read_manifest
 from ascmamba_modules.evaluation.protocols import COLUMNS
 from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.manifest import read_manifest
 
 HPARAMS = "hparams/evaluate.yaml"
 

@@ -9,8 +9,8 @@ import pytest
 from prepare_cas import SCENES
 from recipe_commands import changed, run
 
+from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.manifest import read_manifest, write_manifest
 
 COLUMNS = ["filename", "location", "record_time", "scene_label"]
 

@@ -9,7 +9,7 @@ from hypothesis import (
 )
 from prepare_cas import SCENES, main, match_files, prepare_cas, read_metadata
 
-from ascmamba_modules.manifest import ManifestError, read_manifest
+from ascmamba_modules.data.manifest import ManifestError, read_manifest
 
 DEV = "APSIPA2025_GC_ASC_dev_metadata.csv"
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from prepare_cochlscene import NAME, main, prepare_cochlscene, unpack
 
-from ascmamba_modules.manifest import ManifestError, read_manifest
+from ascmamba_modules.data.manifest import ManifestError, read_manifest
 
 
 def test_every_file_has_its_row(world, tmp_path):

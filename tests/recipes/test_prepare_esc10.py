@@ -6,7 +6,7 @@ import pytest
 import soundfile
 from prepare_esc10 import main, prepare_esc10
 
-from ascmamba_modules.manifest import read_manifest, read_training_rows
+from ascmamba_modules.data.manifest import read_manifest, read_training_rows
 
 
 @pytest.fixture

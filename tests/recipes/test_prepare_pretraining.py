@@ -4,7 +4,7 @@ import pytest
 from corpus import unified_scenes
 from prepare_pretraining import compare_with_paper, main, prepare_pretraining
 
-from ascmamba_modules.manifest import read_training_rows
+from ascmamba_modules.data.manifest import read_training_rows
 
 
 def test_both_corpora_become_one_set(world, tmp_path):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from prepare_tau import NAME, main, prepare_tau
 
-from ascmamba_modules.manifest import ManifestError, read_manifest
+from ascmamba_modules.data.manifest import ManifestError, read_manifest
 
 
 @pytest.fixture

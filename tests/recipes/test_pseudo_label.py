@@ -28,8 +28,8 @@ from recipe_commands import (
 from safetensors.torch import load_file, save_file
 from speechbrain.dataio.encoder import CategoricalEncoder
 
+from ascmamba_modules.data.manifest import read_manifest
 from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.manifest import read_manifest
 
 STAGE_4 = ("hparams/finetune_pseudo.yaml", MAMBA[1])
 

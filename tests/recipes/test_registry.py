@@ -16,7 +16,7 @@ from demo_set import make_demo_set
 from hyperpyyaml import load_hyperpyyaml
 from recipe_commands import CPU, run
 
-from ascmamba_modules.manifest import write_manifest
+from ascmamba_modules.data.manifest import write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = Path(__file__).with_name("ASC.csv")

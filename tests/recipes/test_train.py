@@ -25,7 +25,7 @@ from recipe_commands import (
 from safetensors.torch import load_file
 
 from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.model_settings import read_settings
+from ascmamba_modules.model_folder.settings import read_settings
 
 
 def check_finished(output, manifest):

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 
 from ascmamba_modules.command_line import main
+from ascmamba_modules.data.manifest import COLUMNS, write_manifest
 from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.manifest import COLUMNS, write_manifest
 
 CLASSES = ["Bus", "Bar", "Park"]
 

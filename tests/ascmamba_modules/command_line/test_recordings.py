@@ -3,9 +3,13 @@
 import pandas as pd
 import pytest
 
-from ascmamba_modules.command_line.errors import CommandError
+from ascmamba_modules.command_line.options import CommandError
 from ascmamba_modules.command_line.recordings import Recording, find_recordings
-from ascmamba_modules.manifest import COLUMNS, ManifestError, write_manifest
+from ascmamba_modules.data.manifest import (
+    COLUMNS,
+    ManifestError,
+    write_manifest,
+)
 
 
 def test_folder_is_searched_in_order(tmp_path):

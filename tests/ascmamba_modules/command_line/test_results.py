@@ -11,7 +11,7 @@ from hypothesis import (
     strategies as st,
 )
 
-from ascmamba_modules.command_line.errors import CommandError
+from ascmamba_modules.command_line.options import CommandError
 from ascmamba_modules.command_line.results import Journal, check_format
 
 SETTINGS = {"version": "1", "model": "abc", "batch size": 3}

@@ -11,8 +11,8 @@ from speechbrain.processing.features import InputNormalization
 
 from ascmamba_modules.ascmamba import ASCMamba
 from ascmamba_modules.context import ContextEncoder, ContextTokenizer
-from ascmamba_modules.evaluation.answers import Answers
-from ascmamba_modules.feature_cache import FeatureCache
+from ascmamba_modules.data.feature_cache import FeatureCache
+from ascmamba_modules.evaluation.posterior_cache import Answers
 from ascmamba_modules.features import LogMel
 from ascmamba_modules.inference import SceneClassifier
 

@@ -11,7 +11,7 @@ from scipy.spatial.distance import cosine
 from scipy.stats import zscore
 from speechbrain.dataio.preprocess import AudioNormalizer
 
-from ascmamba_modules.audio_files import load_audio
+from ascmamba_modules.data.audio_files import load_audio
 from ascmamba_modules.evaluation.difficulty import clip_statistics, similarity
 from ascmamba_modules.features import LogMel
 

@@ -6,7 +6,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import log_loss, recall_score
 
-from ascmamba_modules.evaluation.place_and_time import (
+from ascmamba_modules.evaluation.perturbations import (
     hide_place_and_time,
     shuffle_place_and_time,
 )

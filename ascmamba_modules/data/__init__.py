@@ -1,0 +1,1 @@
+"""Manifests, recordings on disk, sessions and splits."""

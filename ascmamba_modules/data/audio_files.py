@@ -1,0 +1,389 @@
+"""What audio files hold and what is wrong with them, found without decoding.
+
+libsndfile reads a truncated file without a word, as a shorter one, and other
+faults show only in the middle of an epoch: here they show before.
+"""
+
+import math
+import os
+import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+import torch.nn.functional as F
+from speechbrain.utils.logger import get_logger
+from speechbrain.utils.parallel import parallel_map
+
+from ascmamba_modules.utils.files import write_csv
+
+logger = get_logger(__name__)
+
+# A stated duration may be rounded; a file shorter by more is truncated.
+_DURATION_TOLERANCE = 0.1  # seconds
+_OGG_PAGE_BYTES = 65307  # at most, RFC 3533
+_MAX_FILTER_SIZE = 6e7  # values of float64
+
+
+class AudioFile(NamedTuple):
+    """What the header of an audio file says.
+
+    Arguments
+    ---------
+    rate : int
+        Samples a second in Hz; 0 for a file that cannot be read.
+    channels : int
+        Number of channels.
+    duration : float
+        Length in seconds.
+    problem : str
+        What is wrong with the file, with the remedy; empty for a sound file.
+    """
+
+    rate: int = 0
+    channels: int = 0
+    duration: float = 0.0
+    problem: str = ""
+
+
+@contextmanager
+def open_audio(path):
+    """Opens an audio file of any name.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Yields
+    ------
+    soundfile.SoundFile
+        Open for reading.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened.
+    soundfile.LibsndfileError
+        If it is no audio file.
+    """
+    # By number: libsndfile refuses names of over 1024 bytes, and soundfile
+    # those that are not UTF-8.
+    with open(path, "rb", buffering=0) as file:
+        with soundfile.SoundFile(file.fileno(), closefd=False) as audio:
+            yield audio
+
+
+def reason(error):
+    """What libsndfile has against a file, without the name it was given.
+
+    Arguments
+    ---------
+    error : Exception
+        From opening or reading an audio file.
+
+    Returns
+    -------
+    str
+        The reason.
+    """
+    return getattr(error, "error_string", str(error)).strip().rstrip(".")
+
+
+def inspect_audio(path):
+    """Reads the header of an audio file and checks that its end is there.
+
+    That a file is truncated is seen in WAVE, FLAC and Ogg files.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    AudioFile
+        What it holds, and its problem if there is one.
+
+    Example
+    -------
+    >>> inspect_audio("no_such_file.wav").problem
+    'file not found'
+    """
+    if not os.path.exists(path):
+        return AudioFile(problem="file not found")
+    if not os.path.isfile(path):
+        return AudioFile(problem="not a file")
+    if os.path.getsize(path) == 0:
+        return AudioFile(problem="empty file (0 bytes); fetch it again")
+    try:
+        with open_audio(path) as audio:
+            found = AudioFile(
+                audio.samplerate,
+                audio.channels,
+                audio.frames / audio.samplerate,
+            )
+            problem = _problem_of_samples(audio)
+    except OSError as error:
+        problem = f"the file cannot be opened ({error.strerror})"
+        return AudioFile(problem=problem)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        problem = f"not an audio file that can be read ({reason(error)})"
+        return AudioFile(problem=problem)
+    if "truncated" not in problem and _is_cut_short(path):
+        problem = _TRUNCATED
+    return found._replace(problem=problem)
+
+
+_TRUNCATED = "truncated: shorter than its header says; fetch it again"
+
+
+def _problem_of_samples(audio):
+    """Looks for the last sample, and for NaN where there can be any."""
+    if audio.frames == 0:
+        return "no samples in the file; fetch it again"
+    audio.seek(audio.frames - 1)
+    if len(audio.read(1)) == 0:
+        return _TRUNCATED
+    if audio.subtype in ("FLOAT", "DOUBLE"):
+        audio.seek(0)
+        blocks = audio.blocks(2**16, dtype="float32")
+        if not all(np.isfinite(block).all() for block in blocks):
+            return "holds NaN or infinite samples; fetch it again"
+    return ""
+
+
+def audio_problem(path, duration=None):
+    """Says what is wrong with an audio file.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    duration : float, optional
+        Its stated duration in seconds; None or NaN if unknown.
+
+    Returns
+    -------
+    str or None
+        The problem with its remedy, None if there is none.
+
+    Example
+    -------
+    >>> audio_problem("no_such_file.wav")
+    'file not found'
+    """
+    return _problem(inspect_audio(path), duration)
+
+
+def _problem(found, duration):
+    if found.problem:
+        return found.problem
+    if pd.notna(duration):
+        if found.duration < duration - _DURATION_TOLERANCE:
+            return (
+                f"truncated: {found.duration:.2f} s of the {duration:.2f} s "
+                "that the manifest states; fetch it again or correct "
+                "'duration'"
+            )
+    return None
+
+
+def audio_problems(paths, durations):
+    """Says what is wrong with audio files, several at a time.
+
+    Arguments
+    ---------
+    paths : list
+        The files.
+    durations : list
+        Their stated durations in seconds; NaN where unknown.
+
+    Returns
+    -------
+    list
+        A problem, or None, for each file.
+    """
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(audio_problem, paths, durations))
+
+
+def inspect_audio_files(paths, index):
+    """Inspects many files; those that have not changed are not read again.
+
+    Arguments
+    ---------
+    paths : list
+        Full paths of the files.
+    index : str or Path
+        CSV file that keeps what was found, with each file's size and time of
+        change.  It is read if it is there, and written anew.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a file in the given order: path, size in bytes, modified in
+        nanoseconds, and the fields of :class:`AudioFile`.
+    """
+    start = time.perf_counter()
+    table = pd.DataFrame({"path": [str(path) for path in paths]})
+    stamps = [_stamp(path) for path in table["path"]]
+    table["size"], table["modified"] = zip(*stamps) if stamps else ([], [])
+    known = _read_index(index)
+    keys = list(zip(table["path"], table["size"], table["modified"]))
+    new = [path for path, *stamp in keys if (path, *stamp) not in known]
+    # Processes: reading headers holds Python's lock most of the time.
+    found = parallel_map(
+        inspect_audio,
+        new,
+        chunk_size=64,
+        queue_size=1024,
+        # Only a terminal shows the bar, a log file does not.
+        progress_bar_kwargs={"desc": "Checking audio", "disable": None},
+    )
+    fresh = dict(zip(new, found))
+    rows = [fresh.get(key[0]) or known[key] for key in keys]
+    table[list(AudioFile._fields)] = pd.DataFrame(
+        rows, columns=AudioFile._fields
+    )
+    if new:
+        write_csv(table, index)
+    seconds = time.perf_counter() - start
+    logger.info(
+        "%d audio files checked in %.1f s (%.0f a second), %d known from an "
+        "earlier run",
+        *(len(new), seconds, len(new) / seconds, len(keys) - len(new)),
+    )
+    return table
+
+
+def _stamp(path):
+    """Size and time of change; -1 for a file that is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def _read_index(index):
+    """What an earlier run found: (path, size, modified) to AudioFile."""
+    fields = ["path", "size", "modified", *AudioFile._fields]
+    if not Path(index).exists():
+        return {}
+    try:
+        table = pd.read_csv(index, dtype={"path": str, "problem": str})
+        rows = table[fields].fillna("").itertuples(index=False)
+        return {tuple(row[:3]): AudioFile(*row[3:]) for row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("%s is not an index (%s): made anew", index, error)
+        return {}
+
+
+def load_audio(path, audio_normalizer, seconds=None):
+    """Reads a file of any rate and channel count as one channel.
+
+    Arguments
+    ---------
+    path : str or Path
+        Audio file.
+    audio_normalizer : speechbrain.dataio.preprocess.AudioNormalizer
+        Resamples and averages the channels.
+    seconds : float, optional
+        Fixed length: what is longer is cut at the end, what is shorter is
+        followed by silence.  None keeps the file's own length.
+
+    Returns
+    -------
+    torch.Tensor
+        Waveform (samples).
+
+    Raises
+    ------
+    ValueError
+        If it cannot be resampled, see :func:`check_rate`.
+    """
+    with open_audio(path) as audio:
+        rate = audio.samplerate
+        check_rate(rate, audio_normalizer.sample_rate)
+        # Resampling less is quicker.
+        frames = -1 if seconds is None else round(seconds * rate) + 1
+        samples = audio.read(frames, dtype="float32", always_2d=True)
+    waveform = torch.from_numpy(samples)
+    waveform = audio_normalizer(waveform, rate)
+    if seconds is None:
+        return waveform
+    samples = round(seconds * audio_normalizer.sample_rate)
+    return F.pad(waveform, (0, samples - len(waveform)))  # negative cuts
+
+
+def check_rate(rate, new_rate):
+    """Refuses rates whose ratio makes the resampler's filters too many.
+
+    It has a filter for each of ``new_rate / gcd`` phases, ``rate / gcd`` long:
+    16 GB of them from 48,003 to 44,100 Hz.
+
+    Arguments
+    ---------
+    rate, new_rate : int
+        Rates in Hz, from and to.
+
+    Raises
+    ------
+    ValueError
+        If resampling would take over 0.5 GB.
+
+    Example
+    -------
+    >>> check_rate(48000, 44100)
+    """
+    divisor = math.gcd(rate, new_rate)
+    if (rate // divisor) * (new_rate // divisor) > _MAX_FILTER_SIZE:
+        raise ValueError(
+            f"the rate of {rate} Hz has too odd a ratio to {new_rate} Hz; "
+            "convert the file to a usual rate (8000, 16000, 44100, 48000 ...)"
+        )
+
+
+def _is_cut_short(path):
+    """Whether a WAVE or Ogg file ends before it says it does.
+
+    libsndfile reads either without a word, as a shorter file.
+    """
+    with open(path, "rb") as file:
+        start = file.read(12)
+        if start[:4] == b"RIFF" and start[8:] == b"WAVE":
+            return _wave_is_cut_short(file)
+        if start[:4] == b"OggS":
+            return _ogg_is_cut_short(file)
+    return False
+
+
+def _wave_is_cut_short(file):
+    """Compares the size in the data chunk's header with what follows it."""
+    while len(header := file.read(8)) == 8:
+        name, size = struct.unpack("<4sI", header)
+        if name == b"data":
+            # Programs that write into a pipe leave the maximum as size.
+            end = file.tell() + size
+            return size < 0x7FFFFF00 and end > file.seek(0, os.SEEK_END)
+        file.seek(size + size % 2, os.SEEK_CUR)
+    return False
+
+
+def _ogg_is_cut_short(file):
+    """Looks for a complete last page that is marked as the stream's end."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 2 * _OGG_PAGE_BYTES))
+    tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27 or not page[5] & 4:
+        return True
+    segments = page[26]
+    return len(page) < 27 + segments + sum(page[27 : 27 + segments])

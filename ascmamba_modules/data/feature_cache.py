@@ -1,0 +1,221 @@
+"""Features kept on disk, so that epochs need not decode audio again.
+
+A cache is a folder for each setting of the features with two files:
+``features.bin``, all frames of all clips one after another, which is mapped
+into memory, and ``index.csv``, which tells where each clip's frames are and of
+which size and time its audio file was.  Frames are only ever appended, and
+the index is replaced as a whole after they are on disk: whoever reads has a
+valid index at any moment, and a killed build goes on where it stopped.
+"""
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock
+from speechbrain.utils.logger import get_logger
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ascmamba_modules.data.audio_files import load_audio
+from ascmamba_modules.utils.files import replacing, write_csv
+
+logger = get_logger(__name__)
+
+_COLUMNS = ["path", "size", "modified", "start", "frames"]
+_CLIPS_PER_COMMIT = 1000
+
+
+class FeatureCache:
+    """Log-mel features of clips, computed once.
+
+    float16 halves the file; its steps are 0.06 dB at 64 to 128 dB, and
+    smaller below, far under what a clip's features vary by.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where the caches are; one folder a setting is made in it.
+    features : ascmamba_modules.features.LogMel
+        What to compute.
+    audio_normalizer : speechbrain.dataio.preprocess.AudioNormalizer
+        Brings waveforms to the features' rate, mono.
+    clip_length : float, optional
+        Fixed length of the clips in seconds, see
+        :func:`ascmamba_modules.data.audio_files.load_audio`.
+    dtype : str
+        "float16" or "float32", as what the values are kept.
+
+    Example
+    -------
+    >>> import soundfile
+    >>> from speechbrain.dataio.preprocess import AudioNormalizer
+    >>> from ascmamba_modules.features import LogMel
+    >>> folder = getfixture("tmp_path")
+    >>> soundfile.write(folder / "clip.wav", np.random.rand(44100), 44100)
+    >>> cache = FeatureCache(folder, LogMel(), AudioNormalizer(44100))
+    >>> cache.build([folder / "clip.wav"])
+    >>> cache.load(folder / "clip.wav").shape
+    torch.Size([50, 64])
+    """
+
+    def __init__(
+        self,
+        folder,
+        features,
+        audio_normalizer,
+        clip_length=None,
+        dtype="float16",
+    ):
+        if dtype not in ("float16", "float32"):
+            raise ValueError(
+                f"The cache keeps float16 or float32, not '{dtype}'."
+            )
+        self.features = features
+        self.audio_normalizer = audio_normalizer
+        self.clip_length = clip_length
+        self.dtype = np.dtype(dtype)
+        self.settings = {
+            "features": features.settings,
+            "mix": audio_normalizer.mix,
+            "clip_length": clip_length,
+            "dtype": dtype,
+        }
+        text = json.dumps(self.settings, sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.folder = Path(folder) / key
+        self._entries = None
+        self._frames = None
+
+    def build(self, paths, num_workers=0):
+        """Computes what is missing or stale.
+
+        To be called by one process of a training; others, of this or another
+        training, may read at the same time, and wait here if they build too.
+
+        Arguments
+        ---------
+        paths : list
+            Audio files.
+        num_workers : int
+            Processes that read and compute; 0 for this one.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / "lock"):
+            with replacing(self.folder / "settings.json") as temporary:
+                temporary.write_text(json.dumps(self.settings, indent=2))
+            entries = self._read_index()
+            stamps = {str(path): _stamp(path) for path in paths}
+            new = [
+                path
+                for path, stamp in stamps.items()
+                if path not in entries or entries[path][:2] != stamp
+            ]
+            start = time.perf_counter()
+            if new:
+                self._append(new, stamps, entries, num_workers)
+            seconds = time.perf_counter() - start
+        size = (self.folder / "features.bin").stat().st_size
+        logger.info(
+            "Feature cache %s (%s, %.2f GB): %d clips computed in %.1f s, %d "
+            "were there",
+            *(self.folder, self.dtype, size / 1e9),
+            *(len(new), seconds, len(stamps) - len(new)),
+        )
+        self._entries = self._frames = None
+
+    def load(self, path):
+        """Gives the features of a clip that :meth:`build` was called with.
+
+        Arguments
+        ---------
+        path : str or Path
+            Its audio file.
+
+        Returns
+        -------
+        torch.Tensor
+            dB values (frames, n_mels), float32.
+        """
+        if self._frames is None:
+            self._entries = self._read_index()
+            self._frames = self._map()
+        _, _, start, frames = self._entries[str(path)]
+        values = self._frames[start : start + frames].astype(np.float32)
+        return torch.from_numpy(values)
+
+    def __getstate__(self):
+        """Leaves out the map: a spawned worker makes its own."""
+        return {**vars(self), "_entries": None, "_frames": None}
+
+    def _map(self):
+        path, n_mels = self.folder / "features.bin", self.features.n_mels
+        # Whole frames only: another process may be writing at the end.
+        frames = path.stat().st_size // (n_mels * self.dtype.itemsize)
+        return np.memmap(path, self.dtype, "r", shape=(frames, n_mels))
+
+    def _read_index(self):
+        """Path to (size, modified, start, frames)."""
+        path = self.folder / "index.csv"
+        if not path.exists():
+            return {}
+        rows = pd.read_csv(path, dtype={"path": str}, keep_default_na=False)
+        return {row[0]: row[1:] for row in rows.itertuples(False, None)}
+
+    def _write_index(self, entries):
+        rows = [(path, *entry) for path, entry in entries.items()]
+        table = pd.DataFrame(rows, columns=_COLUMNS)
+        write_csv(table, self.folder / "index.csv")
+
+    def _append(self, paths, stamps, entries, num_workers):
+        end = max((start + n for _, _, start, n in entries.values()), default=0)
+        clips = DataLoader(
+            _Clips(paths, self),
+            batch_size=None,
+            num_workers=num_workers,
+            # Else a training would go another way for having built a cache.
+            generator=torch.Generator(),
+        )
+        # The bar shows itself only on a terminal.
+        clips = tqdm(clips, "Computing features", len(paths), disable=None)
+        with open(self.folder / "features.bin", "ab") as file:
+            # What a killed build left after the last clip in the index.
+            file.truncate(end * self.features.n_mels * self.dtype.itemsize)
+            for number, (path, values) in enumerate(zip(paths, clips), 1):
+                file.write(values.numpy().tobytes())
+                entries[path] = (*stamps[path], end, len(values))
+                end += len(values)
+                if number % _CLIPS_PER_COMMIT == 0 or number == len(paths):
+                    file.flush()
+                    os.fsync(file.fileno())
+                    self._write_index(entries)
+
+
+class _Clips(Dataset):
+    """Computes the features of one clip after another."""
+
+    def __init__(self, paths, cache):
+        self.paths = paths
+        self.cache = cache
+
+    def __len__(self):
+        return len(self.paths)
+
+    @torch.no_grad()
+    def __getitem__(self, index):
+        cache = self.cache
+        waveform = load_audio(
+            self.paths[index], cache.audio_normalizer, cache.clip_length
+        )
+        values = cache.features(waveform.unsqueeze(0))[0]
+        return torch.from_numpy(values.numpy().astype(cache.dtype))
+
+
+def _stamp(path):
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns

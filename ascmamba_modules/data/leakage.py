@@ -1,0 +1,241 @@
+"""What a split gives away: how near validation is to training.
+
+A model that knows place and time, or that hears what clips of one session
+share, can score high on clips it has in effect seen.  The audit says how many
+there are, and what place and time alone would score.
+"""
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import balanced_accuracy_score
+
+from ascmamba_modules.data.metadata_baseline import look_up
+from ascmamba_modules.data.sessions import (
+    LEVELS,
+    PERIOD,
+    TOLERANCE,
+    find_groups,
+    find_places,
+    find_sessions,
+    find_times,
+    summarise,
+)
+
+_LEVEL_NAMES = ("session", "run", "day and city", "city")
+_SHOWN_NAMES = 10
+# What the counts of the summary are a share of.
+_WHOLES = {
+    "labelled sessions": "development sessions",
+    "labelled sessions of one class": "labelled sessions",
+    "unlabelled clips in a labelled session": "unlabelled clips",
+    "evaluation clips in a development session": "evaluation clips",
+    "evaluation clips in a labelled session": "evaluation clips",
+    "labelled runs": "runs",
+    "labelled runs of one class": "labelled runs",
+    "unlabelled clips in a labelled run": "unlabelled clips",
+}
+
+
+def audit(table, period=PERIOD, tolerance=TOLERANCE):
+    """Measures how much of a split's clips training has in effect seen.
+
+    Arguments
+    ---------
+    table : pandas.DataFrame
+        With the columns of :mod:`ascmamba_modules.data.manifest`.
+    period, tolerance : float
+        Seconds, see :func:`ascmamba_modules.data.sessions.find_runs`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A column for each split but "train" and none, of the clips that are
+        scored: the labelled ones, or all if none is labelled.  Rows: their
+        number; for session, run, day and city, and city the share of them
+        (0 to 1) that has a labelled training clip, or any training clip, in
+        the same; and ``look-up macro accuracy``, the score of
+        :func:`look_up`, NaN without labels.
+
+    Raises
+    ------
+    ValueError
+        See :func:`~ascmamba_modules.data.sessions.find_runs`, or if there are
+        no labelled training clips.
+
+    Example
+    -------
+    >>> table = pd.DataFrame({"ID": list("abcd"), "session": ""})
+    >>> table["scene_label"] = ["Bus", "Bar", "Bus", "Bar"]
+    >>> table["location"] = ["Hefei", "Hefei", "Hefei", "Jinan"]
+    >>> table["record_time"] = "2023-05-21 10:08:52"
+    >>> table["split"] = ["train", "train", "valid", "valid"]
+    >>> shares = audit(table)["valid"]
+    >>> float(shares["session of a labelled training clip"])
+    0.5
+    """
+    groups = find_groups(table, period, tolerance)
+    labelled = table["scene_label"] != ""
+    train = table["split"] == "train"
+    if not (train & labelled).any():
+        raise ValueError(
+            "no labelled training clips: no row has split 'train' and a "
+            "scene_label"
+        )
+    columns = {}
+    for name in sorted(set(table["split"]) - {"train", ""}):
+        scored = table["split"] == name
+        has_labels = (scored & labelled).any()
+        if has_labels:
+            scored &= labelled
+        column = {"clips": scored.sum()}
+        for text, seen in (
+            ("a labelled training clip", train & labelled),
+            ("any training clip", train),
+        ):
+            for level, level_name in zip(LEVELS, _LEVEL_NAMES):
+                shared = groups.loc[scored, level].isin(groups.loc[seen, level])
+                column[f"{level_name} of {text}"] = shared.mean()
+        column["look-up macro accuracy"] = np.nan
+        if has_labels:
+            column["look-up macro accuracy"] = balanced_accuracy_score(
+                table.loc[scored, "scene_label"],
+                look_up(table[train & labelled], table[scored]),
+            )
+        columns[name] = column
+    return pd.DataFrame(columns)
+
+
+def find_oddities(table):
+    """Says what a user of the split should know about its metadata.
+
+    Arguments
+    ---------
+    table : pandas.DataFrame
+        With the columns of :mod:`ascmamba_modules.data.manifest`.
+
+    Returns
+    -------
+    list
+        Texts on: unknown places and times, sessions of several classes,
+        cities and classes that are scored but not in training.
+
+    Raises
+    ------
+    ValueError
+        For a text that is not a time, with its row's ID.
+
+    Example
+    -------
+    >>> table = pd.DataFrame({"ID": ["a"], "scene_label": ["Bus"]})
+    >>> table = table.assign(session="", record_time="2023-05-21 10:08:52")
+    >>> for text in find_oddities(table.assign(location="", split="train")):
+    ...     print(text)
+    place or time unknown: 1 of 1 clips; 1 of them cannot be grouped
+    """
+    places, times = find_places(table), find_times(table)
+    sessions = find_sessions(table)
+    oddities = []
+
+    unknown = (places == "") | times["time"].isna()
+    if unknown.any():
+        alone = ((places == "") | times["day"].isna()) & (
+            sessions == table["ID"]
+        )
+        oddities.append(
+            f"place or time unknown: {unknown.sum()} of {len(table)} clips; "
+            f"{alone.sum()} of them cannot be grouped"
+        )
+
+    labelled = table["scene_label"] != ""
+    classes = table.loc[labelled, "scene_label"].groupby(sessions[labelled])
+    mixed = classes.nunique()
+    mixed = mixed.index[mixed > 1]
+    if len(mixed):
+        oddities.append(
+            f"sessions of several classes: {len(mixed)} ({_names(mixed)})"
+        )
+
+    train = table["split"] == "train"
+    cities = set(places[train])
+    trained_classes = set(table.loc[train, "scene_label"])
+    for name in sorted(set(table["split"]) - {"train", ""}):
+        scored = table["split"] == name
+        new = scored & ~places.isin(cities) & (places != "")
+        if new.any():
+            unseen = sorted(set(places[new]))
+            oddities.append(
+                f"{name}: places that training has not seen: {len(unseen)} "
+                f"({_names(unseen)}), {new.sum()} clips; kept"
+            )
+        new = set(table.loc[scored & labelled, "scene_label"])
+        new = sorted(new - trained_classes)
+        if new:
+            oddities.append(
+                f"{name}: classes without training clips: {len(new)} "
+                f"({_names(new)})"
+            )
+    return oddities
+
+
+def _names(names):
+    shown = ", ".join(names[:_SHOWN_NAMES])
+    more = len(names) - _SHOWN_NAMES
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def audit_text(table, period=PERIOD, tolerance=TOLERANCE):
+    """Writes summary, audit and oddities as text.
+
+    Arguments
+    ---------
+    table : pandas.DataFrame
+        With the columns of :mod:`ascmamba_modules.data.manifest`.
+    period, tolerance : float
+        Seconds, see :func:`ascmamba_modules.data.sessions.find_runs`.
+
+    Returns
+    -------
+    str
+        Several lines.
+
+    Raises
+    ------
+    ValueError
+        See :func:`audit`.
+    """
+    counts = summarise(table, period, tolerance)
+    width = counts.index.str.len().max()
+    lines = ["Sessions and runs:"]
+    for name, count in counts.items():
+        text = f"{count:.1f}".removesuffix(".0")
+        whole = counts.get(_WHOLES.get(name), 0)
+        if whole:
+            text += f" of {whole:.0f} ({100 * count / whole:.1f} %)"
+        lines.append(f"  {name:{width}}  {text}")
+
+    shares = audit(table, period, tolerance)
+    if shares.empty:
+        lines += ["", "No split beside 'train' to audit."]
+    else:
+        lines += ["", *_share_lines(shares)]
+
+    oddities = find_oddities(table)
+    if oddities:
+        lines += ["", "To know:", *(f"  - {text}" for text in oddities)]
+    return "\n".join(lines)
+
+
+def _share_lines(shares):
+    width = shares.index.str.len().max()
+    yield "Share of the clips of a split that is in the same"
+    yield f"  {'':{width}}" + "".join(f"{name:>12}" for name in shares)
+    for name, row in shares.iterrows():
+        cells = [
+            f"{value:.0f}"
+            if name == "clips"
+            else "-"
+            if np.isnan(value)
+            else f"{100 * value:.1f} %"
+            for value in row
+        ]
+        yield f"  {name:{width}}" + "".join(f"{cell:>12}" for cell in cells)

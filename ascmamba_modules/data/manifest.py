@@ -1,0 +1,321 @@
+"""The manifest: one CSV row a clip, whatever corpus it is from.
+
+Everything that can be wrong with a manifest or its audio files is found here,
+before any training, and reported in one message.
+"""
+
+import csv
+import shlex
+from pathlib import Path
+
+import pandas as pd
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.data_pipeline import provides, takes
+
+from ascmamba_modules.data.audio_files import audio_problems, load_audio
+from ascmamba_modules.data.place_and_time import time_text
+from ascmamba_modules.utils.files import write_csv
+
+COLUMNS = (
+    "ID",
+    "wav",
+    "duration",
+    "scene_label",
+    "location",
+    "record_time",
+    "session",
+    "dataset",
+    "split",
+    "label_source",
+)
+TRAINING_SPLITS = ("train", "valid", "test")
+_SHOWN_PROBLEMS = 20
+
+
+class ManifestError(ValueError):
+    """What is wrong with a manifest: the first 20 problems and their count.
+
+    Arguments
+    ---------
+    path : str or Path
+        The manifest.
+    problems : list
+        One text a problem.
+
+    Example
+    -------
+    >>> print(ManifestError("clips.csv", ["line 2 (ID a): file not found"]))
+    clips.csv: 1 problem
+      - line 2 (ID a): file not found
+    """
+
+    def __init__(self, path, problems):
+        plural = "" if len(problems) == 1 else "s"
+        lines = [f"{path}: {len(problems)} problem{plural}"]
+        lines += [f"  - {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
+        hidden = len(problems) - _SHOWN_PROBLEMS
+        if hidden > 0:
+            lines.append(f"  ... and {hidden} more")
+        super().__init__("\n".join(lines))
+        self.problems = problems
+
+
+def read_manifest(path):
+    """Reads a manifest and checks its form.
+
+    Arguments
+    ---------
+    path : str or Path
+        CSV file with the columns of ``COLUMNS``, UTF-8; others are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Texts, stripped, empty where nothing is known.  ``duration`` is a
+        number in seconds or NaN; ``wav`` is a full path (in the file it may
+        be relative to the manifest's folder); ``line`` is the line of the
+        CSV file.
+
+    Raises
+    ------
+    ManifestError
+        For an unreadable file, missing or repeated columns, rows of another
+        length, empty or duplicate IDs, unusable durations or times.
+    """
+    table, problems = _parse(path)
+    if problems:
+        raise ManifestError(path, problems)
+    return table
+
+
+def read_training_rows(path, scene_labels):
+    """Reads the rows to train, validate and test on, and checks them.
+
+    Arguments
+    ---------
+    path : str or Path
+        The manifest.
+    scene_labels : list
+        The classes.
+
+    Returns
+    -------
+    dict
+        A table for each of train, valid and test, as from
+        :func:`read_manifest`: the labelled rows of that split.  valid and
+        test may be empty.
+
+    Raises
+    ------
+    ManifestError
+        With all problems at once: those of :func:`read_manifest`, unknown
+        classes, no labelled training clips, and audio files that are
+        missing, empty, truncated or not audio.
+    """
+    table, problems = _parse(path)
+    labelled = table[table["scene_label"] != ""]
+    labelled = labelled[labelled["split"].isin(TRAINING_SPLITS)]
+    problems += _class_problems(table, labelled, scene_labels)
+    problems += unusable_files(labelled[labelled["wav"] != ""])
+    if problems:
+        raise ManifestError(path, problems)
+    return {
+        split: labelled[labelled["split"] == split] for split in TRAINING_SPLITS
+    }
+
+
+def _parse(path):
+    """Table and problems of its rows; raises if there can be no table."""
+    path = Path(path)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            lines = [(reader.line_num, row) for row in reader if any(row)]
+    except FileNotFoundError:
+        raise ManifestError(path, ["file not found; check --manifest"])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(path, [f"not a CSV file: {error}"])
+    if not lines:
+        raise ManifestError(path, ["the file is empty"])
+    header = [name.strip() for name in lines[0][1]]
+    problems = [
+        f"missing column '{name}'; the columns are {', '.join(COLUMNS)}"
+        for name in COLUMNS
+        if name not in header
+    ]
+    problems += [
+        f"column '{name}' stands twice"
+        for name in COLUMNS
+        if header.count(name) > 1
+    ]
+    if problems:
+        raise ManifestError(path, problems)
+    fitting = [(n, row) for n, row in lines[1:] if len(row) == len(header)]
+    problems = [
+        f"line {n}: {len(row)} fields under {len(header)} columns"
+        for n, row in lines[1:]
+        if len(row) != len(header)
+    ]
+    table = pd.DataFrame([row for _, row in fitting], columns=header, dtype=str)
+    table = table[list(COLUMNS)].map(str.strip)
+    table["line"] = [n for n, _ in fitting]
+    problems += _form_problems(table)
+    table["duration"] = pd.to_numeric(table["duration"], errors="coerce")
+    folder = path.absolute().parent
+    table["wav"] = [str(folder / wav) if wav else "" for wav in table["wav"]]
+    return table, problems
+
+
+def _row(row):
+    return f"line {row.line} (ID {row.ID})"
+
+
+def _form_problems(table):
+    problems = []
+    first_line = {}
+    for row in table.itertuples():
+        if not row.ID:
+            problems.append(f"line {row.line}: the ID is empty")
+        elif row.ID in first_line:
+            problems.append(
+                f"{_row(row)}: duplicate ID, first on line {first_line[row.ID]}"
+            )
+        first_line.setdefault(row.ID, row.line)
+        if not row.wav:
+            problems.append(f"{_row(row)}: no file is named in 'wav'")
+        if row.duration:
+            seconds = pd.to_numeric(row.duration, errors="coerce")
+            if not 0 < seconds < float("inf"):
+                problems.append(
+                    f"{_row(row)}: duration '{row.duration}' is not a "
+                    "positive number of seconds"
+                )
+        try:
+            time_text(row.record_time)
+        except ValueError as error:
+            problems.append(f"{_row(row)}: record_time {error}")
+    return problems
+
+
+def _class_problems(table, labelled, scene_labels):
+    problems = []
+    if not (labelled["split"] == "train").any():
+        seen = ", ".join(sorted(set(table["split"]) - {""})) or "none"
+        problems.append(
+            "no labelled training clips: no row has split 'train' and a "
+            f"scene_label (splits in the file: {seen})"
+        )
+    unknown = labelled[~labelled["scene_label"].isin(scene_labels)]
+    if len(unknown):
+        present = shlex.quote(str(sorted(set(labelled["scene_label"]))))
+        problems.append(
+            f"{len(unknown)} rows have a class that is not in scene_labels "
+            f"({', '.join(scene_labels)}); if the classes are meant, "
+            f"pass --scene_labels {present}"
+        )
+    return problems + [
+        f"{_row(row)}: unknown class '{row.scene_label}'"
+        for row in unknown.itertuples()
+    ]
+
+
+def unusable_files(table):
+    """Checks the audio files of a table, without decoding them whole.
+
+    Arguments
+    ---------
+    table : pandas.DataFrame
+        From :func:`read_manifest`.
+
+    Returns
+    -------
+    list
+        One text for each file that cannot be used.
+    """
+    found = audio_problems(table["wav"], table["duration"])
+    return [
+        f"{_row(row)}: {row.wav}: {problem}"
+        for row, problem in zip(table.itertuples(), found)
+        if problem
+    ]
+
+
+def write_manifest(table, path):
+    """Writes a manifest, whole or not at all.
+
+    Arguments
+    ---------
+    table : pandas.DataFrame
+        With the columns of ``COLUMNS``.
+    path : str or Path
+        CSV file to write.
+    """
+    write_csv(table[list(COLUMNS)], path)
+
+
+def make_dataset(
+    table,
+    audio_normalizer,
+    label_encoder=None,
+    tokenizer=None,
+    clip_length=None,
+    feature_cache=None,
+):
+    """Makes a SpeechBrain dataset of a table's rows.
+
+    Arguments
+    ---------
+    table : pandas.DataFrame
+        Rows from :func:`read_manifest`.
+    audio_normalizer : speechbrain.dataio.preprocess.AudioNormalizer
+        Brings waveforms to the features' rate, mono.
+    label_encoder : speechbrain.dataio.encoder.CategoricalEncoder, optional
+        Turns scene_label into an index; None for clips without labels.
+    tokenizer : ascmamba_modules.context.ContextTokenizer, optional
+        Turns location and record_time into tokens; None for models that take
+        no place and time.
+    clip_length : float, optional
+        Fixed length of the clips in seconds; None keeps their own.
+    feature_cache : ascmamba_modules.data.feature_cache.FeatureCache, optional
+        Gives the features of every clip in place of its waveform.
+
+    Returns
+    -------
+    speechbrain.dataio.dataset.DynamicItemDataset
+        Items with id, sig (or, given a cache, feats), location, record_time
+        and, given an encoder, label, and, given a tokenizer, location_tokens
+        and time_tokens.
+    """
+
+    @takes("wav")
+    @provides("sig")
+    def audio_pipeline(wav):
+        return load_audio(wav, audio_normalizer, clip_length)
+
+    @takes("wav")
+    @provides("feats")
+    def feature_pipeline(wav):
+        return feature_cache.load(wav)
+
+    @takes("scene_label")
+    @provides("label")
+    def label_pipeline(scene_label):
+        return label_encoder.encode_label(scene_label)
+
+    @takes("location", "record_time")
+    @provides("location_tokens", "time_tokens")
+    def context_pipeline(location, record_time):
+        yield tokenizer.encode_location(location)
+        yield tokenizer.encode_time(record_time)
+
+    pipelines = [audio_pipeline, feature_pipeline, label_pipeline]
+    keys = ["id", "feats" if feature_cache else "sig"]
+    keys += ["location", "record_time"]
+    if label_encoder is not None:
+        keys.append("label")
+    if tokenizer is not None:
+        pipelines.append(context_pipeline)
+        keys += ["location_tokens", "time_tokens"]
+    return DynamicItemDataset(
+        table.set_index("ID").to_dict("index"), pipelines, keys
+    )

@@ -1,0 +1,1 @@
+"""Other audio encoders, and late fusion with place and time."""

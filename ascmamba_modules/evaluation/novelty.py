@@ -1,0 +1,62 @@
+"""How new clips are to a model: by session, day and city."""
+
+import numpy as np
+import pandas as pd
+
+from ascmamba_modules.data.sessions import (
+    PERIOD,
+    TOLERANCE,
+    find_groups,
+    find_places,
+    find_times,
+)
+
+CONDITIONS = ("seen session", "unseen session", "unseen day", "unseen city")
+UNKNOWN = "place or day unknown"
+
+
+def find_conditions(training, clips, period=PERIOD, tolerance=TOLERANCE):
+    """Names for each clip the largest step that is new to training.
+
+    Arguments
+    ---------
+    training, clips : pandas.DataFrame
+        With the columns of :mod:`ascmamba_modules.data.manifest`.
+    period, tolerance : float
+        Seconds, see :func:`ascmamba_modules.data.sessions.find_runs`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Names (clips): "seen session"; "unseen session", on a day on which
+        training has recorded in that city; "unseen day", in a city that
+        training knows; "unseen city"; or, unless the session is seen,
+        "place or day unknown".
+
+    Raises
+    ------
+    ValueError
+        See :func:`ascmamba_modules.data.sessions.find_runs`.
+
+    Example
+    -------
+    >>> table = pd.DataFrame({"ID": list("abcde"), "session": ""})
+    >>> table["location"] = ["Hefei"] * 4 + ["Jinan"]
+    >>> days = ["05-21 10", "05-21 10", "05-21 17", "05-22 10", "05-21 10"]
+    >>> table["record_time"] = [f"2023-{day}:08:52" for day in days]
+    >>> list(find_conditions(table[:1], table[1:]))
+    ['seen session', 'unseen session', 'unseen day', 'unseen city']
+    """
+    both = pd.concat([training, clips], ignore_index=True)
+    groups = find_groups(both, period, tolerance)
+    new = groups.iloc[len(training) :]
+    seen = {
+        level: new[level].isin(groups[level][: len(training)]).to_numpy()
+        for level in ("session", "city_day", "city")
+    }
+    known = (find_places(clips) != "") & find_times(clips)["day"].notna()
+    return np.select(
+        [seen["session"], ~known.to_numpy(), seen["city_day"], seen["city"]],
+        [CONDITIONS[0], UNKNOWN, *CONDITIONS[1:3]],
+        CONDITIONS[3],
+    ).astype(object)

@@ -1,0 +1,1 @@
+"""Trained models as ONNX and torch.export programs."""

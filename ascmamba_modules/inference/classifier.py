@@ -1,0 +1,577 @@
+"""Classifying recordings with a trained model."""
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import torch
+from speechbrain.inference.interfaces import Pretrained
+from speechbrain.utils.autocast import AMPConfig, TorchAutocast
+from speechbrain.utils.fetching import (
+    FetchFrom,
+    FetchSource,
+    LocalStrategy,
+    fetch,
+)
+from speechbrain.utils.logger import get_logger
+from tqdm.auto import tqdm
+
+from ascmamba_modules.data.audio_files import (
+    audio_problem,
+    inspect_audio,
+    load_audio,
+)
+from ascmamba_modules.data.place_and_time import is_future, later, time_text
+from ascmamba_modules.inference.file_batches import (
+    ClassifiedFile,
+    batches_of_files,
+    clips_together,
+    file_problem,
+    raise_problems,
+    reading,
+)
+from ascmamba_modules.inference.streaming import cut_windows, stream_audio
+from ascmamba_modules.inference.timeline import Timeline
+from ascmamba_modules.mamba import Mamba
+from ascmamba_modules.model_folder.safe_loading import load_plain
+from ascmamba_modules.model_folder.settings import SETTINGS, read_settings
+from ascmamba_modules.selective_scan import choose_engine
+
+logger = get_logger(__name__)
+
+_CLIP_LENGTH = 10.0  # seconds
+_FETCH_OPTIONS = ("savedir", "local_strategy", "fetch_config")
+_NOT_FINITE = (
+    "the model's answer is no number; samples must be finite and, at full "
+    "scale, about 1"
+)
+
+
+class SceneClassifier(Pretrained):
+    """Tells the scene of a recording, with or without its place and time.
+
+    Several threads may use one classifier at the same time.  Its attributes
+    ``device``, ``precision`` and ``engine`` say how it computes, which is
+    logged, too; the first two are run options ("cpu", "cuda:1"; "fp32",
+    "bf16", "fp16"), the last is the selective scan's, None for models without
+    one.
+
+    Made by :meth:`from_hparams` from the folder that a training leaves, or
+    from parts:
+
+    Example
+    -------
+    >>> from speechbrain.dataio.encoder import CategoricalEncoder
+    >>> from speechbrain.dataio.preprocess import AudioNormalizer
+    >>> from ascmamba_modules.ascmamba import ASCMamba
+    >>> from ascmamba_modules.features import LogMel
+    >>> from speechbrain.processing.features import InputNormalization
+    >>> label_encoder = CategoricalEncoder()
+    >>> label_encoder.update_from_iterable(["Bus", "Bar"])
+    >>> modules = {
+    ...     "features": LogMel(),
+    ...     "normalize": InputNormalization(norm_type="sentence"),
+    ...     "model": ASCMamba(n_classes=2, channels=4, n_blocks=1),
+    ... }
+    >>> classifier = SceneClassifier(
+    ...     modules,
+    ...     hparams={
+    ...         "modules": modules,
+    ...         "label_encoder": label_encoder,
+    ...         "audio_normalizer": AudioNormalizer(44100),
+    ...     },
+    ...     run_opts={"device": "cpu"},
+    ... )
+    >>> out_prob, score, index, text_lab = classifier.classify_batch(
+    ...     torch.randn(3, 44100)
+    ... )
+    >>> out_prob.shape, len(text_lab)
+    (torch.Size([3, 2]), 3)
+    """
+
+    MODULES_NEEDED = ["features", "normalize", "model"]
+    HPARAMS_NEEDED = ["modules", "label_encoder", "audio_normalizer"]
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # The weights were loaded strictly, so that the classes must fit.
+        self.hparams.label_encoder.ignore_len()
+        self.engine = self._engine()
+        self._future_warned = False
+        logger.info(
+            "Classifying on %s in %s, selective scan: %s",
+            *(self.device, self.precision, self.engine or "none"),
+        )
+
+    @property
+    def classes(self):
+        """Names of the classes, in the order of the posteriors (list)."""
+        ind2lab = self.hparams.label_encoder.ind2lab
+        return [ind2lab[i] for i in range(len(ind2lab))]
+
+    @classmethod
+    def from_hparams(
+        cls, source, hparams_file="hyperparams.yaml", trusted=True, **kwargs
+    ):
+        """Loads a model folder, from disk or from the Hugging Face hub.
+
+        Loading a trusted folder builds what ``hyperparams.yaml`` in it names,
+        which can be any code: give ``trusted=False`` for all others.
+
+        Arguments
+        ---------
+        source : str or Path
+            A local folder (``model/`` of a finished training stage), read in
+            place and without network, or the name "owner/model" of a model
+            on the hub.
+        hparams_file : str
+            Name of the settings file; of trusted folders.
+        trusted : bool
+            Whether the folder may run code.  If False only plain settings
+            and weights are read, and nothing but this package's models can
+            be built, see
+            :func:`ascmamba_modules.model_folder.safe_loading.load_plain`.
+        **kwargs
+            Passed to ``Pretrained.from_hparams``, e.g.
+            ``run_opts={"device": "cuda"}``.
+
+        Returns
+        -------
+        SceneClassifier
+            Ready for inference.
+
+        Raises
+        ------
+        FileNotFoundError
+            If ``source`` is neither a model folder nor a hub name, or a file
+            of the folder is missing.
+        ValueError
+            If the folder is of another version of the format, if a file of
+            it is damaged or does not fit, or if it needs trust and has none.
+        """
+        if isinstance(source, (str, Path)):
+            source = _local_or_hub(str(source))
+        if isinstance(source, FetchSource):
+            # The files are used where they are; nothing is cached.
+            kwargs = {"local_strategy": LocalStrategy.NO_LINK, **kwargs}
+        fetching = {k: kwargs[k] for k in _FETCH_OPTIONS if k in kwargs}
+        if trusted:
+            path = fetch(SETTINGS, source, **fetching)
+            read_settings(path.parent)  # which checks the version
+            return super().from_hparams(source, hparams_file, **kwargs)
+        parts = load_plain(source, **fetching)
+        for name in fetching:
+            del kwargs[name]
+        return cls(parts["modules"], parts, **kwargs)
+
+    def classify_file(self, path, location=None, record_time=None):
+        """Classifies one audio file as a whole.
+
+        Memory grows with its length; :meth:`classify_long` takes it in
+        windows.
+
+        Arguments
+        ---------
+        path : str or Path
+            File of any length, rate and channel count.
+        location : str, optional
+            Place of the recording; None if it is unknown.  A place that the
+            model was not trained on is read by its letters.
+        record_time : str, datetime.date or datetime.datetime, optional
+            Time of the recording, as text in ISO 8601
+            ("2023-04-21 18:30:00", "2023-04-21"); None if it is unknown.
+            Month, day of the week and hour count.
+
+        Returns
+        -------
+        tuple
+            As :meth:`classify_batch`, for a batch of one.
+
+        Raises
+        ------
+        ValueError
+            If the file cannot be used, with the reason.
+        """
+        problem = audio_problem(path)
+        if problem:
+            raise ValueError(f"{path}: {problem}")
+        with reading(path):
+            waveform = load_audio(path, self.audio_normalizer)
+            return self.classify_batch(waveform, None, location, record_time)
+
+    def classify_files(
+        self,
+        paths,
+        location=None,
+        record_time=None,
+        batch_size=16,
+        skip_errors=False,
+        progress_bar=True,
+    ):
+        """Classifies many audio files, each as a whole.
+
+        Files are read ahead of the model in threads, two batches at most, and
+        those of a batch that are long go through the model one by one.
+
+        Arguments
+        ---------
+        paths : iterable
+            Files of up to five minutes, and any rate and channel count; for
+            longer ones there is :meth:`classify_long`.
+        location, record_time : optional
+            Place and time as in :meth:`classify_file`: one for all files, or
+            a list with one a file, None where unknown.
+        batch_size : int
+            Clips in a batch.
+        skip_errors : bool
+            Whether to report files that cannot be used, with their problem,
+            and to go on.  Else all files are looked at before the first is
+            classified.
+        progress_bar : bool
+            Whether to show one; it shows itself only on a terminal.
+
+        Returns
+        -------
+        iterator
+            A :class:`ClassifiedFile` for each path, in order.
+
+        Raises
+        ------
+        ValueError
+            If files cannot be used and ``skip_errors`` is False, with the
+            problems of the first 20.
+
+        Example
+        -------
+        >>> paths = ["a.wav", "b.wav"]
+        >>> for file in classifier.classify_files(paths):  # doctest: +SKIP
+        ...     print(file.path, file.text_lab, file.score)
+        """
+        paths = [str(path) for path in paths]
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        places = _one_a_clip("location", location, len(paths))
+        times = _one_a_clip("record_time", record_time, len(paths))
+        if not skip_errors:
+            rate = self.audio_normalizer.sample_rate
+            with ThreadPoolExecutor() as pool:
+                problems = pool.map(
+                    lambda path, moment: file_problem(path, moment, rate),
+                    paths,
+                    times,
+                )
+                raise_problems(paths, list(problems))
+        return self._classify_files(
+            zip(paths, places, times),
+            batch_size,
+            skip_errors,
+            tqdm(
+                desc="Classifying",
+                total=len(paths),
+                unit="file",
+                disable=None if progress_bar else True,
+            ),
+        )
+
+    def _classify_files(self, files, batch_size, skip_errors, bar):
+        with bar:
+            for batch in batches_of_files(
+                files, self.audio_normalizer, batch_size
+            ):
+                for result in self._classify_clips(batch, batch_size):
+                    if result.problem and not skip_errors:
+                        raise_problems([result.path], [result.problem])
+                    yield result
+                    bar.update()
+
+    def _classify_clips(self, clips, batch_size):
+        """Results of clips, in order."""
+        results = [ClassifiedFile(c.path, problem=c.problem) for c in clips]
+        limit = batch_size * _CLIP_LENGTH * self.audio_normalizer.sample_rate
+        for part in clips_together(clips, limit):
+            waveforms = [clips[i].waveform for i in part]
+            longest = max(map(len, waveforms))
+            out_prob = self._log_posteriors(
+                _pad(waveforms),
+                torch.tensor([len(wav) / longest for wav in waveforms]),
+                [clips[i].location for i in part],
+                [clips[i].record_time for i in part],
+            ).cpu()
+            for i, posteriors in zip(part, out_prob):
+                results[i] = self._result(clips[i].path, posteriors)
+        return results
+
+    def _result(self, path, posteriors):
+        if posteriors.isnan().any():
+            return ClassifiedFile(path, problem=_NOT_FINITE)
+        score, index = posteriors.max(dim=-1)
+        return ClassifiedFile(
+            path, posteriors, score.item(), index.item(), self.classes[index]
+        )
+
+    def classify_long(
+        self,
+        path,
+        window=_CLIP_LENGTH,
+        hop=None,
+        location=None,
+        record_time=None,
+        batch_size=16,
+        progress_bar=True,
+    ):
+        """Classifies a recording of any length in windows.
+
+        It is read, resampled and cut block by block, so that memory does not
+        grow with its length (but for the posteriors, 0.1 MB an hour).  A
+        window's posteriors are those of :meth:`classify_batch` for that part
+        of the recording.
+
+        Arguments
+        ---------
+        path : str or Path
+            Audio file of any rate and channel count.
+        window : float
+            Length of a window in seconds; best that of the clips in training.
+            The last one ends with the recording, and a recording that is
+            shorter is one window.
+        hop : float, optional
+            Shift from one window to the next in seconds, up to a window; half
+            a window if None.
+        location : str, optional
+            Place as in :meth:`classify_file`.
+        record_time : str, datetime.date or datetime.datetime, optional
+            Time at which the recording starts, as in :meth:`classify_file`.
+            Each window has its own time, that of its start.
+        batch_size : int
+            Windows in a batch.
+        progress_bar : bool
+            Whether to show one; it shows itself only on a terminal.
+
+        Returns
+        -------
+        ascmamba_modules.inference.timeline.Timeline
+            Posteriors of all windows, segments, and a plot.
+
+        Raises
+        ------
+        ValueError
+            If the file, window or hop cannot be used, with the reason.
+        """
+        hop = window / 2 if hop is None else hop
+        rate = self.audio_normalizer.sample_rate
+        if not 1 / rate <= hop <= window < float("inf"):
+            raise ValueError(
+                f"hop ({hop} s) must be more than 0 and at most window "
+                f"({window} s)."
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        found = inspect_audio(path)
+        if found.problem:
+            raise ValueError(f"{path}: {found.problem}")
+        windows = cut_windows(
+            stream_audio(path, self.audio_normalizer),
+            round(window * rate),
+            round(hop * rate),
+        )
+        bar = tqdm(
+            desc="Classifying",
+            total=round(found.duration),
+            unit="s",
+            disable=None if progress_bar else True,
+        )
+        starts, ends, posteriors = [], [], []
+        with bar, reading(path):
+            while batch := list(islice(windows, batch_size)):
+                first = [start / rate for start, _ in batch]
+                out_prob = self._log_posteriors(
+                    torch.stack([waveform for _, waveform in batch]),
+                    None,
+                    location,
+                    [later(record_time, seconds) for seconds in first],
+                )
+                if out_prob.isnan().any():
+                    raise ValueError(_NOT_FINITE)
+                posteriors.append(out_prob.exp().cpu())
+                starts += first
+                ends += [(start + len(wav)) / rate for start, wav in batch]
+                bar.update(round(ends[-1]) - bar.n)
+        return Timeline(starts, ends, torch.cat(posteriors), self.classes)
+
+    def classify_batch(
+        self, wavs, wav_lens=None, location=None, record_time=None
+    ):
+        """Classifies a batch of waveforms.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms (batch, samples) at the model's sample rate, padded
+            with zeros, or one waveform (samples).
+        wav_lens : torch.Tensor, optional
+            Relative lengths (batch), 1 for the longest.
+        location, record_time : optional
+            Place and time as in :meth:`classify_file`: one for the whole
+            batch, or a list with one a clip, None where unknown.
+
+        Returns
+        -------
+        out_prob : torch.Tensor
+            Log-posteriors (batch, classes), as in SpeechBrain's classifiers.
+        score : torch.Tensor
+            Log-posterior of the best class (batch).
+        index : torch.Tensor
+            Index of the best class (batch).
+        text_lab : list
+            Name of the best class (batch).
+
+        Raises
+        ------
+        ValueError
+            For shapes, lengths, times or samples that cannot be used.
+        """
+        out_prob = self._log_posteriors(wavs, wav_lens, location, record_time)
+        bad = out_prob.isnan().any(dim=-1).nonzero().flatten().tolist()
+        if bad:
+            raise ValueError(f"clips {bad} of the batch: {_NOT_FINITE}")
+        score, index = out_prob.max(dim=-1)
+        text_lab = self.hparams.label_encoder.decode_torch(index)
+        return out_prob, score, index, text_lab
+
+    def embed_batch(self, wavs, wav_lens=None, location=None, record_time=None):
+        """Turns waveforms into the vectors that the model's classifier sees.
+
+        Arguments are those of :meth:`classify_batch`.
+
+        Returns
+        -------
+        torch.Tensor
+            Embeddings (batch, embedding_size).
+
+        Raises
+        ------
+        ValueError
+            As :meth:`classify_batch`, or if the model has no embeddings.
+        """
+        if not hasattr(self.mods.model, "embed"):
+            name = type(self.mods.model).__name__
+            raise ValueError(f"{name} has no method embed, so no embeddings.")
+        with torch.no_grad(), self._autocast():
+            inputs = self._inputs(wavs, wav_lens, location, record_time)
+            return self.mods.model.embed(*inputs).float()
+
+    def forward(self, wavs, wav_lens=None, location=None, record_time=None):
+        """Same as :meth:`classify_batch`."""
+        return self.classify_batch(wavs, wav_lens, location, record_time)
+
+    def _log_posteriors(self, wavs, wav_lens, location, record_time):
+        """(batch, classes); NaN where samples are."""
+        with torch.no_grad(), self._autocast():
+            inputs = self._inputs(wavs, wav_lens, location, record_time)
+            outputs = self.mods.model(*inputs)
+            return self.mods.model.log_posteriors(outputs)
+
+    def _inputs(self, wavs, wav_lens, location, record_time):
+        """What the model takes: features, context, lengths."""
+        wavs = torch.atleast_2d(torch.as_tensor(wavs))
+        wavs = wavs.to(self.device, torch.float32)
+        if wavs.dim() != 2 or wavs.numel() == 0:
+            raise ValueError(
+                f"classify_batch takes (batch, samples), got {wavs.shape}."
+            )
+        wav_lens = self._check_lengths(wav_lens, len(wavs))
+        features = self.mods.features(wavs, wav_lens)
+        lengths = self.mods.features.frame_lengths(wavs, wav_lens)
+        features = self.mods.normalize(features, lengths)
+        context = self._context(len(wavs), location, record_time)
+        return features, context, lengths
+
+    def _autocast(self):
+        # SpeechBrain's own is one object, in which threads would take each
+        # other's state for the one to go back to.
+        return TorchAutocast(
+            device_type=self.device_type,
+            dtype=AMPConfig.from_name(self.precision).dtype,
+        )
+
+    def _engine(self):
+        """The selective scan's engine; None for models without a scan."""
+        for module in self.mods.model.modules():
+            if isinstance(module, Mamba):
+                return choose_engine(
+                    module.engine, module.in_proj.weight, module.A_log
+                )
+        return None
+
+    def _check_lengths(self, wav_lens, batch):
+        if wav_lens is None:
+            return None
+        wav_lens = torch.as_tensor(wav_lens).to(self.device, torch.float32)
+        fits = wav_lens.shape == (batch,)
+        if not fits or not ((wav_lens > 0) & (wav_lens <= 1)).all():
+            raise ValueError(
+                f"wav_lens must be {batch} relative lengths over 0 and up to "
+                f"1, got {wav_lens.tolist()}."
+            )
+        return wav_lens
+
+    def _context(self, batch, location, record_time):
+        # Checked for models that take no place and time, too.
+        places = _one_a_clip("location", location, batch)
+        times = _one_a_clip("record_time", record_time, batch)
+        for moment in times:
+            time_text(moment)
+        self._warn_of_future(times)
+        if "context_encoder" not in self.mods:
+            return None
+        tokenizer = self.hparams.tokenizer
+        tokens = [
+            _pad([encode(value) for value in values])
+            for values, encode in (
+                (places, tokenizer.encode_location),
+                (times, tokenizer.encode_time),
+            )
+        ]
+        return self.mods.context_encoder(*(t.to(self.device) for t in tokens))
+
+    def _warn_of_future(self, times):
+        """Says once that a clock or a year may be wrong."""
+        if self._future_warned:
+            return
+        for moment in filter(is_future, times):
+            self._future_warned = True
+            logger.warning(
+                "record_time %s lies in the future; its month, day of the "
+                "week and hour are used as they are",
+                moment,
+            )
+            return
+
+
+def _one_a_clip(name, given, batch):
+    if isinstance(given, str) or not hasattr(given, "__len__"):
+        return [given] * batch
+    if len(given) != batch:
+        raise ValueError(
+            f"{name} has {len(given)} entries for {batch} clips; give one a "
+            "clip, None where it is unknown."
+        )
+    return list(given)
+
+
+def _pad(sequences):
+    return torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+
+
+def _local_or_hub(source):
+    if Path(source).is_dir():
+        return FetchSource(FetchFrom.LOCAL, source)
+    owner, slash, name = source.partition("/")
+    is_hub_name = slash and name and "/" not in name and owner[:1] not in ".~"
+    # A mistyped name in a folder that exists is not looked up on the hub.
+    if not is_hub_name or Path(owner).exists():
+        raise FileNotFoundError(
+            f"No such folder: {source}. source must be a local model folder "
+            "or the name 'owner/model' of a model on the hub."
+        )
+    return source

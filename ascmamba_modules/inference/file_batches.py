@@ -1,0 +1,284 @@
+"""Audio files in batches, read ahead of the model."""
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import NamedTuple
+
+import soundfile
+import torch
+from speechbrain.utils.parallel import get_available_cpu_count
+
+from ascmamba_modules.data.audio_files import (
+    check_rate,
+    inspect_audio,
+    load_audio,
+    reason,
+)
+from ascmamba_modules.data.place_and_time import time_text
+
+# A model's memory grows with the length of the longest clip.
+_MAX_LENGTH = 300.0  # seconds
+_SHOWN_PROBLEMS = 20
+
+
+class ClassifiedFile(NamedTuple):
+    """What ``SceneClassifier.classify_files`` says of a file.
+
+    Arguments
+    ---------
+    path : str
+        The file.
+    out_prob : torch.Tensor or None
+        Log-posteriors (classes), on the CPU; None for a file with a problem.
+    score : float or None
+        Log-posterior of the best class.
+    index : int or None
+        Index of the best class.
+    text_lab : str
+        Name of the best class; empty for a file with a problem.
+    problem : str
+        Why the file could not be classified, with the remedy; empty if it
+        was.
+    """
+
+    path: str
+    out_prob: torch.Tensor | None = None
+    score: float | None = None
+    index: int | None = None
+    text_lab: str = ""
+    problem: str = ""
+
+
+class Clip(NamedTuple):
+    """A file that has been read, or what is wrong with it.
+
+    Arguments
+    ---------
+    path : str
+        The file.
+    location, record_time : object
+        Its place and time.
+    waveform : torch.Tensor or None
+        Waveform (samples); None for a file with a problem.
+    problem : str
+        What is wrong with it; empty if nothing is.
+    """
+
+    path: str
+    location: object
+    record_time: object
+    waveform: torch.Tensor | None = None
+    problem: str = ""
+
+
+def batches_of_files(files, audio_normalizer, batch_size):
+    """Reads files in threads, at most two batches ahead.
+
+    Batches are those of the list of files, whatever is wrong with some: a
+    second run that starts with a batch of the first repeats it.
+
+    Arguments
+    ---------
+    files : iterable
+        (path, location, record_time) of each.
+    audio_normalizer : speechbrain.dataio.preprocess.AudioNormalizer
+        Resamples and averages the channels.
+    batch_size : int
+        Files in a batch.
+
+    Yields
+    ------
+    list
+        A :class:`Clip` for each file of a batch.
+    """
+
+    def read(file):
+        path, location, record_time = file
+        rate = audio_normalizer.sample_rate
+        problem = file_problem(path, record_time, rate)
+        waveform = None
+        if not problem:
+            try:
+                waveform = load_audio(path, audio_normalizer)
+            except (ValueError, OSError, soundfile.LibsndfileError) as error:
+                problem = reason(error)
+        return Clip(path, location, record_time, waveform, problem)
+
+    threads = get_available_cpu_count()
+    clips = map_ahead(read, files, threads, ahead=2 * batch_size)
+    while batch := list(islice(clips, batch_size)):
+        yield batch
+
+
+def file_problem(path, record_time, rate):
+    """Says what is wrong with a file that is to be classified as a whole.
+
+    Arguments
+    ---------
+    path : str
+        The file.
+    record_time : object
+        Its time, see :func:`ascmamba_modules.data.place_and_time.time_text`.
+    rate : int
+        Rate in Hz to which it is to be resampled.
+
+    Returns
+    -------
+    str
+        The problem with its remedy; empty if there is none.
+
+    Example
+    -------
+    >>> file_problem("none.wav", None, 44100)
+    'file not found'
+    """
+    found = inspect_audio(path)
+    if found.problem:
+        return found.problem
+    if found.duration > _MAX_LENGTH:
+        return (
+            f"{found.duration:.0f} s are too long to be classified as a "
+            "whole; take windows (classify_long, ascmamba timeline)"
+        )
+    try:
+        check_rate(found.rate, rate)
+        time_text(record_time)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def raise_problems(paths, problems):
+    """Raises one error if there is a problem.
+
+    Arguments
+    ---------
+    paths : list
+        Files.
+    problems : list
+        What is wrong with each; empty if nothing is.
+
+    Raises
+    ------
+    ValueError
+        With the first 20 problems.
+
+    Example
+    -------
+    >>> raise_problems(["a.wav", "b.wav"], ["", "file not found"])
+    Traceback (most recent call last):
+        ...
+    ValueError: b.wav: file not found
+    """
+    found = [f"{path}: {text}" for path, text in zip(paths, problems) if text]
+    if not found:
+        return
+    if len(found) == 1:
+        raise ValueError(found[0])
+    lines = [f"{len(found)} of {len(paths)} files cannot be used"]
+    lines += [f"  - {problem}" for problem in found[:_SHOWN_PROBLEMS]]
+    if len(found) > _SHOWN_PROBLEMS:
+        lines.append(f"  ... and {len(found) - _SHOWN_PROBLEMS} more")
+    raise ValueError("\n".join(lines))
+
+
+def clips_together(clips, limit):
+    """Chooses clips that go through the model together.
+
+    Arguments
+    ---------
+    clips : list
+        Clips; those with problems are left out.
+    limit : float
+        Samples that a batch may have, padding included, unless it is one
+        clip.
+
+    Yields
+    ------
+    list
+        Places in the list.
+
+    Example
+    -------
+    >>> clips = [Clip("", None, None, torch.zeros(n)) for n in (3, 4, 9, 1)]
+    >>> list(clips_together(clips, 8))
+    [[0, 1], [2], [3]]
+    """
+    together, longest = [], 0
+    for i, clip in enumerate(clips):
+        if clip.problem:
+            continue
+        longest = max(longest, len(clip.waveform))
+        if together and longest * (len(together) + 1) > limit:
+            yield together
+            together, longest = [], len(clip.waveform)
+        together.append(i)
+    if together:
+        yield together
+
+
+@contextmanager
+def reading(path):
+    """Names the file in what goes wrong with it, a ``ValueError`` then.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Example
+    -------
+    >>> with reading("a.wav"):
+    ...     raise ValueError("too loud")
+    Traceback (most recent call last):
+        ...
+    ValueError: a.wav: too loud
+    """
+    try:
+        yield
+    except (ValueError, OSError, soundfile.LibsndfileError) as error:
+        raise ValueError(f"{path}: {reason(error)}")
+
+
+def map_ahead(function, items, threads, ahead):
+    """Calls a function on items in threads, ahead of who takes the results.
+
+    SpeechBrain's ``parallel_map`` goes on to call while its first result is
+    waited for, so that any number of waveforms may be in memory.
+
+    Arguments
+    ---------
+    function : callable
+        Called with one item; its exceptions are raised where its result
+        would be yielded.
+    items : iterable
+        The items; taken only as far as they are needed.
+    threads : int
+        Calls at the same time.
+    ahead : int
+        Results and calls in memory at most, beside the one last yielded.
+
+    Yields
+    ------
+    object
+        The results, in the order of the items.
+
+    Example
+    -------
+    >>> list(map_ahead(abs, [-1, -2, 3], threads=2, ahead=2))
+    [1, 2, 3]
+    """
+    waiting = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                if len(waiting) == ahead:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(function, item))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

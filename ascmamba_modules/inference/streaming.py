@@ -1,0 +1,113 @@
+"""Recordings of any length, read and cut in constant memory."""
+
+import math
+
+import torch
+
+from ascmamba_modules.data.audio_files import check_rate, open_audio
+
+# The resampler's filters reach 6 / (0.99 * lower rate) seconds to each side:
+# 6 ms at 1 kHz.
+_MARGIN = 0.05  # seconds
+_BLOCK = 10.0  # seconds
+
+
+def stream_audio(path, audio_normalizer, block_length=_BLOCK):
+    """Reads a file of any rate and channel count as one channel, in blocks.
+
+    All blocks in a row are what
+    :func:`~ascmamba_modules.data.audio_files.load_audio` gives, to float32
+    rounding: the resampler sees each block with the samples before and after
+    it that its filters reach.
+
+    Arguments
+    ---------
+    path : str or Path
+        Audio file.
+    audio_normalizer : speechbrain.dataio.preprocess.AudioNormalizer
+        Resamples and averages the channels.
+    block_length : float
+        Seconds read at a time, about.
+
+    Yields
+    ------
+    torch.Tensor
+        Waveform (samples) at the normaliser's rate.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be resampled, see
+        :func:`~ascmamba_modules.data.audio_files.check_rate`.
+    """
+    new_rate = audio_normalizer.sample_rate
+    with open_audio(path) as audio:
+        rate = audio.samplerate
+        check_rate(rate, new_rate)
+        # Input samples after which a whole number of output samples is due.
+        step = rate // math.gcd(rate, new_rate)
+        step_out = new_rate // math.gcd(rate, new_rate)
+        margin = step * math.ceil(_MARGIN * rate / step)
+        size = max(2 * margin, step * round(block_length * rate / step))
+        known = torch.empty(0, audio.channels)  # before the block
+        done = 0  # samples of known that have been yielded
+        while True:
+            block = audio.read(size, dtype="float32", always_2d=True)
+            samples = torch.cat([known, torch.from_numpy(block)])
+            if len(samples) == 0:
+                return
+            waveform = audio_normalizer(samples, rate)
+            first = done // step * step_out
+            if len(block) < size:
+                yield waveform[first:]
+                return
+            last = (len(samples) - margin) // step * step_out
+            yield waveform[first:last]
+            known = samples[-2 * margin :]
+            done = margin
+
+
+def cut_windows(blocks, window, hop):
+    """Cuts a recording into windows of one length.
+
+    A window starts every ``hop`` samples.  The last one ends with the
+    recording, and so may start less than a hop after the one before it; a
+    recording shorter than a window is one window of its own length.
+
+    Arguments
+    ---------
+    blocks : iterable
+        The recording, waveforms (samples) one after another.
+    window, hop : int
+        Length and shift in samples, 0 < hop <= window.
+
+    Yields
+    ------
+    int
+        First sample of a window.
+    torch.Tensor
+        Its waveform (window).
+
+    Example
+    -------
+    >>> [start for start, _ in cut_windows([torch.zeros(25)], 10, 8)]
+    [0, 8, 15]
+    """
+    kept = torch.empty(0)
+    offset = 0  # of the first sample kept
+    start = 0  # of the next window
+    for block in blocks:
+        kept = torch.cat([kept, block])
+        end = offset + len(kept)
+        while start + window <= end:
+            yield start, kept[start - offset :][:window]
+            start += hop
+        # The last window may reach back further than the next one.
+        first = max(offset, min(start, end - window))
+        kept = kept[first - offset :].clone()
+        offset = first
+    end = offset + len(kept)
+    if end and start == 0:
+        yield 0, kept
+    elif start - hop + window < end:
+        yield end - window, kept[-window:]

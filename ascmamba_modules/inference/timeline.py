@@ -1,0 +1,103 @@
+"""What is heard when in a long recording."""
+
+import numpy as np
+import pandas as pd
+
+
+class Timeline:
+    """Posteriors of the windows of a recording, in order.
+
+    Arguments
+    ---------
+    starts, ends : array_like
+        Start and end of each window in seconds, both rising.
+    posteriors : array_like
+        Posteriors (windows, classes).
+    classes : list
+        Names of the classes.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        A row a window: start and end in seconds, scene_label, the best class,
+        and the posterior of each class in a column of its name.
+
+    Example
+    -------
+    >>> posteriors = [[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]
+    >>> timeline = Timeline(
+    ...     [0, 5, 10], [10, 15, 20], posteriors, ["Bus", "Bar"]
+    ... )
+    >>> timeline.segments().round(2)
+       start   end scene_label  probability
+    0    0.0  12.5         Bus         0.86
+    1   12.5  20.0         Bar         0.70
+    """
+
+    def __init__(self, starts, ends, posteriors, classes):
+        posteriors = np.asarray(posteriors)
+        self.classes = list(classes)
+        best = [self.classes[i] for i in posteriors.argmax(1)]
+        self.table = pd.DataFrame(
+            {
+                "start": np.asarray(starts, float),
+                "end": np.asarray(ends, float),
+                "scene_label": best,
+                **dict(zip(self.classes, posteriors.T)),
+            }
+        )
+
+    def boundaries(self):
+        """Times at which one window takes over from the one before it.
+
+        Windows overlap; each speaks for the time that is nearer to its centre
+        than to any other.
+
+        Returns
+        -------
+        numpy.ndarray
+            Seconds (windows + 1), from the start of the recording to its end.
+        """
+        starts, ends = self.table["start"], self.table["end"]
+        centres = ((starts + ends) / 2).to_numpy()
+        between = (centres[:-1] + centres[1:]) / 2
+        return np.concatenate([starts[:1], between, ends[-1:]])
+
+    def segments(self):
+        """Joins neighbouring windows of the same best class.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row a segment: start and end in seconds, scene_label, and
+            probability, the mean posterior of that class.  Each starts where
+            the one before it ends, see :meth:`boundaries`.
+        """
+        bounds = self.boundaries()
+        labels = self.table["scene_label"].to_numpy()
+        changes = np.flatnonzero(labels[1:] != labels[:-1]) + 1
+        edges = np.concatenate([[0], changes, [len(labels)]])
+        seconds = np.diff(bounds)
+        best = self.table[self.classes].to_numpy().max(1)
+        weighted = np.add.reduceat(best * seconds, edges[:-1])
+        return pd.DataFrame(
+            {
+                "start": bounds[edges[:-1]],
+                "end": bounds[edges[1:]],
+                "scene_label": labels[edges[:-1]],
+                "probability": weighted / np.add.reduceat(seconds, edges[:-1]),
+            }
+        )
+
+    def plot(self):
+        """Draws the posteriors over time, the segments marked.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The first class on top.
+        """
+        # Most who make a timeline draw none, and the import takes its time.
+        from ascmamba_modules.plots.timeline import plot_timeline
+
+        return plot_timeline(self)

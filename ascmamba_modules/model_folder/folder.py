@@ -1,0 +1,326 @@
+"""The folder ``model/`` that a finished stage leaves behind.
+
+It is what ``SceneClassifier.from_hparams`` loads, where the next stage
+starts, and what can be uploaded to a hub as it is:
+
+- ``hyperparams.yaml``: what SpeechBrain builds the model from;
+- ``settings.json``: the same as plain data, and what is known of the training
+  (:mod:`~ascmamba_modules.model_folder.settings`);
+- a file for each part, no pickle (:mod:`~ascmamba_modules.model_folder.parts`);
+- ``README.md``: the model card (:mod:`~ascmamba_modules.model_folder.card`).
+"""
+
+import io
+import shutil
+from pathlib import Path
+
+from hyperpyyaml import load_hyperpyyaml
+from ruamel.yaml import YAML
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.logger import get_logger
+
+from ascmamba_modules.model_folder.card import CARD, model_card
+from ascmamba_modules.model_folder.parts import (
+    FILES,
+    FolderPretrainer,
+    check_fit,
+    load_statistics,
+    read_tensors,
+    save_part,
+)
+from ascmamba_modules.model_folder.settings import (
+    SETTINGS,
+    is_first_format,
+    read_settings,
+    write_settings,
+)
+
+logger = get_logger(__name__)
+
+FOLDER = "model"
+_YAML = "hyperparams.yaml"
+_CLASSIFIER = "classifier."
+_HEADER = """\
+# Written by a training stage; load it with
+#   ascmamba_modules.inference.SceneClassifier.from_hparams(source=THIS_FOLDER)
+# Loading builds what this file names, so load only folders that you trust;
+# others with from_hparams(source=THIS_FOLDER, trusted=False), which does not
+# read this file.
+"""
+# In the order of the training YAML: what a model needs to classify.
+_PARTS = (
+    "audio_normalizer",
+    "features",
+    "normalize",
+    "tokenizer",
+    "context_encoder",
+    "model",
+    "label_encoder",
+)
+
+
+def write_model_folder(hparams, resolved_yaml, folder, training=None):
+    """Writes a trained model, whole or not at all.
+
+    Arguments
+    ---------
+    hparams : dict
+        The training stage's hyperparameters, with the trained objects.
+    resolved_yaml : str or Path
+        The stage's ``hyperparams.yaml``, references resolved, as
+        ``speechbrain.create_experiment_directory`` writes it.
+    folder : str or Path
+        The folder to write; an older one is replaced.
+    training : dict, optional
+        What the model was trained on and how it scored, as from
+        :func:`ascmamba_modules.model_folder.training.describe_training`.
+    """
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+    temporary.mkdir(parents=True)
+    used = [name for name in _PARTS if _is_used(name, hparams)]
+    nodes = _nodes(Path(resolved_yaml).read_text("utf-8"), used)
+    (temporary / _YAML).write_text(_yaml_text(nodes), "utf-8")
+    for name in FILES:
+        if name in used:
+            save_part(name, hparams[name], temporary)
+    settings = {
+        "classes": _classes(hparams["label_encoder"]),
+        "parameters": sum(
+            parameter.numel()
+            for name in ("context_encoder", "model")
+            if name in used
+            for parameter in hparams[name].parameters()
+        ),
+        "parts": {name: _plain(node) for name, node in nodes.items()},
+        "training": training,
+    }
+    write_settings(settings, temporary)
+    (temporary / CARD).write_text(model_card(settings), "utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+    logger.info("Model written to %s", folder)
+
+
+def _classes(label_encoder):
+    return [label_encoder.ind2lab[i] for i in range(len(label_encoder))]
+
+
+def _is_used(name, hparams):
+    if name in ("tokenizer", "context_encoder"):
+        return "context_encoder" in hparams["modules"]
+    return True
+
+
+def _nodes(resolved_yaml, used):
+    """The YAML nodes of the parts used, self-contained."""
+    yaml = YAML()
+    stage = yaml.load(resolved_yaml)
+    return {name: _without_apply(stage[name], yaml) for name in used}
+
+
+def _yaml_text(nodes):
+    settings = dict(nodes)
+    settings["modules"] = {
+        name: nodes[name]
+        for name in ("features", "normalize", "context_encoder", "model")
+        if name in nodes
+    }
+    stream = io.StringIO()
+    YAML().dump(settings, stream)
+    kind = f"{FolderPretrainer.__module__}.{FolderPretrainer.__name__}"
+    lines = [
+        _HEADER + stream.getvalue().rstrip(),
+        f"pretrainer: !new:{kind}",
+        "  loadables:",
+        *(f"    {name}: !ref <{name}>" for name in FILES if name in nodes),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _plain(node):
+    """A YAML node as plain data; ``!new:`` becomes class and arguments."""
+    tag = str(getattr(getattr(node, "tag", None), "value", None) or "")
+    if tag.startswith("!new:"):
+        arguments = dict(node) if isinstance(node, dict) else {}
+        return {
+            "class": tag.removeprefix("!new:"),
+            "arguments": {k: _plain(v) for k, v in arguments.items()},
+        }
+    if tag.startswith("!"):
+        return {"tag": tag}  # for the reader: plain loading refuses it
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_plain(item) for item in node]
+    for kind in (bool, int, float, str):  # of ruamel's own number types
+        if isinstance(node, kind):
+            return kind(node)
+    return None
+
+
+def _without_apply(node, yaml):
+    """Replaces ``!apply:`` by its result, so that loading calls less."""
+    tag = str(getattr(getattr(node, "tag", None), "value", ""))
+    if tag.startswith("!apply:"):
+        stream = io.StringIO()
+        yaml.dump({"result": node}, stream)
+        return load_hyperpyyaml(stream.getvalue())["result"]
+    if isinstance(node, dict):
+        for key in node:
+            node[key] = _without_apply(node[key], yaml)
+    return node
+
+
+def changed_settings(old_yaml, new_yaml):
+    """Compares what a trained model was made with.
+
+    Arguments
+    ---------
+    old_yaml, new_yaml : str
+        Settings of two trainings, references resolved.
+
+    Returns
+    -------
+    list
+        Names of the settings that differ; dropout and the scan's engine may.
+
+    Example
+    -------
+    >>> changed_settings("n_mels: 64\\nlr: 1", "n_mels: 32\\nlr: 2")
+    []
+    >>> changed_settings("scene_labels: [a, b]", "scene_labels: [b, a]")
+    ['scene_labels']
+    """
+    old, new = (YAML().load(text) for text in (old_yaml, new_yaml))
+    names = ("scene_labels", "superset", "use_context", "features", "model")
+    for settings in (old, new):
+        for free in ("dropout", "engine"):
+            settings.get("model", {}).pop(free, None)
+    return [name for name in names if old.get(name) != new.get(name)]
+
+
+def stage_of(output_folder):
+    """Tells which stage an output folder belongs to.
+
+    Arguments
+    ---------
+    output_folder : str or Path
+        The folder.
+
+    Returns
+    -------
+    str or None
+        The setting ``stage`` of what was run there; None if nothing was.
+
+    Example
+    -------
+    >>> stage_of("no_such_folder")
+    """
+    path = Path(output_folder, _YAML)
+    if not path.exists():
+        return None
+    settings = YAML().load(path.read_text("utf-8"))
+    return (settings or {}).get("stage")  # empty after a kill while writing
+
+
+def find_model(folder):
+    """Finds the model of a finished stage.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The stage's output folder, or the folder ``model/`` in it.
+
+    Returns
+    -------
+    Path
+        The folder ``model/``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none, e.g. because the stage is not finished.
+    """
+    for place in (Path(folder, FOLDER), Path(folder)):
+        if (place / SETTINGS).exists() or is_first_format(place):
+            return place
+    raise FileNotFoundError(
+        f"No finished model in {folder}: neither it nor {FOLDER}/ in it has "
+        f"a {SETTINGS}. Name the output folder of a finished stage."
+    )
+
+
+def start_from(folder, hparams, resolved_yaml):
+    """Starts a stage from the model of an earlier one.
+
+    All weights and the statistics of the features are taken over.  The
+    classifier is, too, if the classes are the same, and is left as it was
+    made if they differ.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Output folder of the earlier stage, or its folder ``model/``.
+    hparams : dict
+        The stage's hyperparameters: model, normalize, scene_labels, and
+        context_encoder and tokenizer if its modules include the former.
+    resolved_yaml : str or Path
+        The stage's ``hyperparams.yaml``, references resolved.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no finished model in the folder.
+    ValueError
+        If the model is of another version of the format, or if the two
+        differ in their features, or their models in more than the classes.
+    """
+    folder = find_model(folder)
+    read_settings(folder)  # which checks the version
+    earlier, here = (
+        YAML().load(Path(path).read_text("utf-8"))["features"]
+        for path in (folder / _YAML, resolved_yaml)
+    )
+    if dict(earlier) != dict(here):
+        raise ValueError(
+            f"The model in {folder} takes other features ({dict(earlier)}) "
+            f"than this stage ({dict(here)}): give both the same settings."
+        )
+    classes = CategoricalEncoder.from_saved(folder / FILES["label_encoder"])
+    same = classes.lab2ind == {
+        label: index for index, label in enumerate(hparams["scene_labels"])
+    }
+    _take_over(hparams["model"], folder / FILES["model"], keep_classifier=same)
+    load_statistics(hparams["normalize"], folder / FILES["normalize"])
+    context_file = folder / FILES["context_encoder"]
+    if context_file.exists() and "context_encoder" in hparams["modules"]:
+        hparams["tokenizer"].load(folder / FILES["tokenizer"])
+        _take_over(hparams["context_encoder"], context_file)
+    logger.info(
+        "Started from the model in %s; classifier %s",
+        folder,
+        "kept" if same else "made anew, because the classes differ",
+    )
+
+
+def _take_over(module, path, keep_classifier=True):
+    own = module.state_dict()
+    given = read_tensors(path)
+    if not keep_classifier:
+        given = {k: v for k, v in given.items() if not _in_classifier(k)}
+        given.update({k: v for k, v in own.items() if _in_classifier(k)})
+    try:
+        check_fit(given, own, path)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Give this stage the same model settings (channels, "
+            "n_blocks ...) as that one."
+        ) from None
+    module.load_state_dict(given)
+
+
+def _in_classifier(name):
+    return name.startswith((_CLASSIFIER, f"coarse_{_CLASSIFIER}"))

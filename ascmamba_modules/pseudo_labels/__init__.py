@@ -1,0 +1,1 @@
+"""Which of a model's answers are taken as labels, and what stage 3 leaves."""

@@ -1,0 +1,1 @@
+"""Files, checkpoints, the loop over epochs."""

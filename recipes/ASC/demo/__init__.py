@@ -1,0 +1,1 @@
+"""The demo: a small synthetic world, laid out like the real downloads."""
