@@ -13,25 +13,10 @@ import pytest
 import speechbrain  # registers the modules that the loop below goes through
 import torch
 
-# The kernels of the engine triton run without a GPU in its interpreter, which
-# must be asked for before they are imported, like Triton itself; or, with
-# ASC_EMULATED_GPU=90, compiled for that architecture, in an emulator.
-_emulated = os.environ.get("ASC_EMULATED_GPU")
+# The kernels of the engine triton run without a GPU in Triton's interpreter,
+# which must be asked for before they are imported.
 if not torch.cuda.is_available():
-    if _emulated:
-        from emulated_gpu import driver
-
-        driver.activate(int(_emulated))
-    # The engine runs on a CPU only if it is told that this is a test.
     os.environ["TRITON_INTERPRET"] = "1"
-
-
-def pytest_report_header():
-    """Says where the kernels run."""
-    if torch.cuda.is_available():
-        return "kernels in Triton: on the GPU"
-    where = f"emulated sm_{_emulated}" if _emulated else "interpreted"
-    return f"kernels in Triton: {where}"
 
 
 # Hypothesis asks every loaded module for its file, at which SpeechBrain's

@@ -65,7 +65,7 @@ def largest_error(device, channels=40, states=16, steps=70):
     Arguments
     ---------
     device : str
-        "cuda", or "cpu" where the kernels are interpreted or emulated.
+        "cuda", or "cpu" where the kernels are interpreted.
     channels, states, steps : int
         Sizes of the blocks and of their sequences.
 
