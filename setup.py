@@ -2,9 +2,9 @@
 
 torch and torchaudio are pinned to the one pair that fits: torchaudio 2.11.0
 does not import beside a newer torch, nor torchaudio 2.11.1 beside torch 2.11.0.
-mamba-ssm is optional, because its CUDA kernel has to be compiled (or downloaded)
-for the machine at hand; releases after 2.3.2 no longer build the kernel of
-Mamba-1 by default.
+mamba-ssm is optional, because its CUDA kernel has to be compiled (or
+downloaded) for the machine at hand; releases after 2.3.2 no longer build the
+kernel of Mamba-1 by default.
 
 The selective scan for CPUs is compiled here, with nothing but a C compiler.
 Without one the installation goes on, and the scan falls back on PyTorch.
