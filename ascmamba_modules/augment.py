@@ -112,21 +112,21 @@ class RandomEqualizer(nn.Module):
 
     Arguments
     ---------
-    deviation : float
+    std : float
         Standard deviation of the gains, in the unit of the features.
     n_points : int
         Number of bands at which gains are drawn.
 
     Example
     -------
-    >>> equalizer = RandomEqualizer(deviation=0.3)
+    >>> equalizer = RandomEqualizer(std=0.3)
     >>> equalizer(torch.zeros(2, 50, 64)).shape
     torch.Size([2, 50, 64])
     """
 
-    def __init__(self, deviation=0.3, n_points=6):
+    def __init__(self, std=0.3, n_points=6):
         super().__init__()
-        self.deviation = deviation
+        self.std = std
         self.n_points = n_points
 
     def forward(self, features):
@@ -134,6 +134,6 @@ class RandomEqualizer(nn.Module):
         batch, _, n_mels = features.shape
         gains = torch.randn(batch, 1, self.n_points, device=features.device)
         curve = F.interpolate(
-            self.deviation * gains, n_mels, mode="linear", align_corners=True
+            self.std * gains, n_mels, mode="linear", align_corners=True
         )  # (B, 1, n_mels)
         return features + curve

@@ -133,7 +133,7 @@ class ContextEncoder(nn.Module):
         Upper limit of the vocabulary of the tokenizer.
     embedding_size : int
         Length of a token's embedding.
-    hidden_rate : float
+    metadata_dropout : float
         Share of places, and independently of times, hidden in training.
     max_tokens : int
         Tokens of a text beyond this number are ignored.
@@ -153,11 +153,11 @@ class ContextEncoder(nn.Module):
         context_size=64,
         vocab_size=256,
         embedding_size=64,
-        hidden_rate=0.3,
+        metadata_dropout=0.3,
         max_tokens=48,
     ):
         super().__init__()
-        self.hidden_rate = hidden_rate
+        self.metadata_dropout = metadata_dropout
         self.max_tokens = max_tokens
         self.tokens = nn.Embedding(
             vocab_size, embedding_size, padding_idx=PADDING
@@ -192,7 +192,7 @@ class ContextEncoder(nn.Module):
         known = present.any(1)  # (B, 1)
         if self.training:
             shown = torch.rand(known.shape, device=known.device)
-            known = known & (shown >= self.hidden_rate)
+            known = known & (shown >= self.metadata_dropout)
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.tokens(tokens) + self.positions(positions)
         # The nonlinearity ties each token to its place before the mean.

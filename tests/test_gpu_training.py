@@ -89,7 +89,9 @@ def test_losses_in_bf16_follow_those_in_fp32(tmp_path, padded):
     seconds = [1.0, 0.8, 0.6, 0.4] if padded else [1.0] * 4
     curves = []
     for precision in ("fp32", "bf16"):
-        brain = make_brain(tmp_path, precision, dropout=0.0, hidden_rate=0.0)
+        brain = make_brain(
+            tmp_path, precision, dropout=0.0, metadata_dropout=0.0
+        )
         curves.append(
             torch.stack(
                 [brain.fit_batch(make_batch(n % 4, seconds)) for n in range(40)]

@@ -80,7 +80,7 @@ def open_audio(path):
             yield audio
 
 
-def reason(error):
+def libsndfile_message(error):
     """What libsndfile has against a file, without the name it was given.
 
     Arguments
@@ -134,7 +134,9 @@ def inspect_audio(path):
         problem = f"the file cannot be opened ({error.strerror})"
         return AudioFile(problem=problem)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        problem = f"not an audio file that can be read ({reason(error)})"
+        problem = (
+            f"not an audio file that can be read ({libsndfile_message(error)})"
+        )
         return AudioFile(problem=problem)
     if "truncated" not in problem and _is_cut_short(path):
         problem = _TRUNCATED

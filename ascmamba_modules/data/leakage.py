@@ -5,11 +5,13 @@ share, can score high on clips it has in effect seen.  The audit says how many
 there are, and what place and time alone would score.
 """
 
+from warnings import catch_warnings, simplefilter
+
 import numpy as np
 import pandas as pd
 from sklearn.metrics import balanced_accuracy_score
 
-from ascmamba_modules.data.metadata_baseline import look_up
+from ascmamba_modules.data.metadata_baseline import classify_by_metadata
 from ascmamba_modules.data.sessions import (
     LEVELS,
     PERIOD,
@@ -53,8 +55,8 @@ def audit(table, period=PERIOD, tolerance=TOLERANCE):
         scored: the labelled ones, or all if none is labelled.  Rows: their
         number; for session, run, day and city, and city the share of them
         (0 to 1) that has a labelled training clip, or any training clip, in
-        the same; and ``look-up macro accuracy``, the score of
-        :func:`look_up`, NaN without labels.
+        the same; and ``metadata-only macro accuracy``, the score of
+        :func:`classify_by_metadata`, NaN without labels.
 
     Raises
     ------
@@ -95,17 +97,24 @@ def audit(table, period=PERIOD, tolerance=TOLERANCE):
             for level, level_name in zip(LEVELS, _LEVEL_NAMES):
                 shared = groups.loc[scored, level].isin(groups.loc[seen, level])
                 column[f"{level_name} of {text}"] = shared.mean()
-        column["look-up macro accuracy"] = np.nan
+        column["metadata-only macro accuracy"] = np.nan
         if has_labels:
-            column["look-up macro accuracy"] = balanced_accuracy_score(
-                table.loc[scored, "scene_label"],
-                look_up(table[train & labelled], table[scored]),
+            predictions = classify_by_metadata(
+                table[train & labelled], table[scored]
             )
+            with catch_warnings():
+                # Classes that are only predicted do not count.
+                simplefilter("ignore", UserWarning)
+                column["metadata-only macro accuracy"] = (
+                    balanced_accuracy_score(
+                        table.loc[scored, "scene_label"], predictions
+                    )
+                )
         columns[name] = column
     return pd.DataFrame(columns)
 
 
-def find_oddities(table):
+def find_warnings(table):
     """Says what a user of the split should know about its metadata.
 
     Arguments
@@ -128,20 +137,20 @@ def find_oddities(table):
     -------
     >>> table = pd.DataFrame({"ID": ["a"], "scene_label": ["Bus"]})
     >>> table = table.assign(session="", record_time="2023-05-21 10:08:52")
-    >>> for text in find_oddities(table.assign(location="", split="train")):
+    >>> for text in find_warnings(table.assign(location="", split="train")):
     ...     print(text)
     place or time unknown: 1 of 1 clips; 1 of them cannot be grouped
     """
     places, times = find_places(table), find_times(table)
     sessions = find_sessions(table)
-    oddities = []
+    warnings = []
 
     unknown = (places == "") | times["time"].isna()
     if unknown.any():
         alone = ((places == "") | times["day"].isna()) & (
             sessions == table["ID"]
         )
-        oddities.append(
+        warnings.append(
             f"place or time unknown: {unknown.sum()} of {len(table)} clips; "
             f"{alone.sum()} of them cannot be grouped"
         )
@@ -151,7 +160,7 @@ def find_oddities(table):
     mixed = classes.nunique()
     mixed = mixed.index[mixed > 1]
     if len(mixed):
-        oddities.append(
+        warnings.append(
             f"sessions of several classes: {len(mixed)} ({_names(mixed)})"
         )
 
@@ -163,18 +172,18 @@ def find_oddities(table):
         new = scored & ~places.isin(cities) & (places != "")
         if new.any():
             unseen = sorted(set(places[new]))
-            oddities.append(
+            warnings.append(
                 f"{name}: places that training has not seen: {len(unseen)} "
                 f"({_names(unseen)}), {new.sum()} clips; kept"
             )
         new = set(table.loc[scored & labelled, "scene_label"])
         new = sorted(new - trained_classes)
         if new:
-            oddities.append(
+            warnings.append(
                 f"{name}: classes without training clips: {len(new)} "
                 f"({_names(new)})"
             )
-    return oddities
+    return warnings
 
 
 def _names(names):
@@ -184,7 +193,7 @@ def _names(names):
 
 
 def audit_text(table, period=PERIOD, tolerance=TOLERANCE):
-    """Writes summary, audit and oddities as text.
+    """Writes summary, audit and warnings as text.
 
     Arguments
     ---------
@@ -219,9 +228,9 @@ def audit_text(table, period=PERIOD, tolerance=TOLERANCE):
     else:
         lines += ["", *_share_lines(shares)]
 
-    oddities = find_oddities(table)
-    if oddities:
-        lines += ["", "To know:", *(f"  - {text}" for text in oddities)]
+    warnings = find_warnings(table)
+    if warnings:
+        lines += ["", "Warnings:", *(f"  - {text}" for text in warnings)]
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from sklearn.tree import DecisionTreeClassifier
 from ascmamba_modules.data.sessions import find_places, find_times
 
 
-def look_up(training, clips):
+def classify_by_metadata(training, clips):
     """Tells classes from place and time alone, without any audio.
 
     A decision tree is grown on place (one input a city), day and time of
@@ -36,7 +36,7 @@ def look_up(training, clips):
     >>> training["record_time"] = ["2023-05-21 10:08:52", "2023-05-21 18:00:00"]
     >>> training["scene_label"] = ["Bus", "Bar"]
     >>> clips = training.assign(record_time="2023-05-21 09:58:52")
-    >>> list(look_up(training, clips))
+    >>> list(classify_by_metadata(training, clips))
     ['Bus', 'Bus']
     """
     model = make_pipeline(

@@ -15,7 +15,7 @@ CONDITIONS = ("seen session", "unseen session", "unseen day", "unseen city")
 UNKNOWN = "place or day unknown"
 
 
-def find_conditions(training, clips, period=PERIOD, tolerance=TOLERANCE):
+def novelty_of(training, clips, period=PERIOD, tolerance=TOLERANCE):
     """Names for each clip the largest step that is new to training.
 
     Arguments
@@ -44,7 +44,7 @@ def find_conditions(training, clips, period=PERIOD, tolerance=TOLERANCE):
     >>> table["location"] = ["Hefei"] * 4 + ["Jinan"]
     >>> days = ["05-21 10", "05-21 10", "05-21 17", "05-22 10", "05-21 10"]
     >>> table["record_time"] = [f"2023-{day}:08:52" for day in days]
-    >>> list(find_conditions(table[:1], table[1:]))
+    >>> list(novelty_of(table[:1], table[1:]))
     ['seen session', 'unseen session', 'unseen day', 'unseen city']
     """
     both = pd.concat([training, clips], ignore_index=True)

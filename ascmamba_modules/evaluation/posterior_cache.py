@@ -7,13 +7,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ascmamba_modules.data.place_and_time import location_text, time_text
 
 
-def classes_of(classifier):
-    """Names of a classifier's classes, in its order."""
-    encoder = classifier.hparams.label_encoder
-    return [encoder.ind2lab[i] for i in range(len(encoder.ind2lab))]
-
-
-class Answers:
+class PosteriorCache:
     """The posteriors that a model gives, kept for each clip, place and time.
 
     A protocol that changes place and time of some clips has the model run on
@@ -36,7 +30,7 @@ class Answers:
         self.classifier = classifier
         self.cache = cache
         self.batch_size = batch_size
-        own = classes_of(classifier)
+        own = classifier.classes
         self._order = [own.index(name) for name in classes]
         self._kept = {}
 
@@ -72,7 +66,7 @@ class Answers:
         new = [(k, row) for k, row in new.items() if k not in self._kept]
         for start in range(0, len(new), self.batch_size):
             part = new[start : start + self.batch_size]
-            found = self._ask([row for _, row in part], hide_audio)
+            found = self._infer([row for _, row in part], hide_audio)
             self._kept.update(zip((key for key, _ in part), found))
         return np.stack([self._kept[key] for key in keys])
 
@@ -98,7 +92,7 @@ class Answers:
             lambda _, inputs: seen.append(inputs[0].float().cpu().numpy())
         ):
             for start in range(0, len(rows), self.batch_size):
-                self._ask(rows[start : start + self.batch_size], False)
+                self._infer(rows[start : start + self.batch_size], False)
         return np.concatenate(seen)
 
     def _key(self, wav, location, record_time):
@@ -108,7 +102,7 @@ class Answers:
         return wav, location_text(location), time_text(record_time)
 
     @torch.no_grad()
-    def _ask(self, rows, hide_audio):
+    def _infer(self, rows, hide_audio):
         mods, device = self.classifier.mods, self.classifier.device
         features = [self.cache.load(row.wav) for row in rows]
         frames = torch.tensor([len(clip) for clip in features])

@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from ascmamba_modules.data.metadata_baseline import look_up
+from ascmamba_modules.data.metadata_baseline import classify_by_metadata
 from ascmamba_modules.data.sessions import find_sessions
 from ascmamba_modules.evaluation.bootstrap import (
     interval_by_session,
@@ -39,7 +39,7 @@ COLUMNS = (
     "upper",
     "clips",
 )
-LOOK_UP = "look-up of place and time"
+METADATA_BASELINE = "metadata-only decision tree"
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,8 @@ def score_all(models, clips, protocol="all clips"):
     Arguments
     ---------
     models : dict
-        :class:`~ascmamba_modules.evaluation.posterior_cache.Answers` by name.
+        A :class:`~ascmamba_modules.evaluation.posterior_cache.PosteriorCache`
+        for each model, by name.
     clips : ScoredClips
         The clips.
     protocol : str
@@ -200,9 +201,9 @@ def score_parts(models, clips, protocol, parts, conditions):
     return _frame(rows)
 
 
-def score_look_up(training, clips, protocol, parts, conditions):
+def score_metadata_baseline(training, clips, protocol, parts, conditions):
     """What place and time alone score, by :func:`~ascmamba_modules.data.leakage
-    .look_up`, on parts of the clips.
+    .classify_by_metadata`, on parts of the clips.
 
     Arguments
     ---------
@@ -218,14 +219,14 @@ def score_look_up(training, clips, protocol, parts, conditions):
     """
     index = {name: number for number, name in enumerate(clips.classes)}
     # A class that the models do not know is never right.
-    found = pd.Series(look_up(training, clips.table)).map(index)
+    found = pd.Series(classify_by_metadata(training, clips.table)).map(index)
     predictions = found.fillna(-1).to_numpy(int)
     rows = []
     for condition in conditions:
         chosen = np.asarray(parts) == condition
         if chosen.any():
             score = clips.take(chosen).macro_accuracy(predictions[chosen])
-            rows += _rows([score], LOOK_UP, protocol, condition)
+            rows += _rows([score], METADATA_BASELINE, protocol, condition)
     return _frame(rows)
 
 
@@ -243,7 +244,7 @@ def score_context(models, clips, protocol="audio and metadata"):
         See the top of this file.  Conditions: "both"; "audio only", place
         and time unknown; "metadata only", the audio replaced by the training
         set's mean, see
-        :class:`~ascmamba_modules.evaluation.posterior_cache.Answers`.
+        :class:`~ascmamba_modules.evaluation.posterior_cache.PosteriorCache`.
         Of a model that takes no place and time "audio only" alone.
     """
     hidden = hide_place_and_time(clips.table)

@@ -52,7 +52,8 @@ class EvaluationReport:
     results : pandas.DataFrame
         All rows, see :mod:`ascmamba_modules.evaluation.protocols`.
     models : dict
-        :class:`~ascmamba_modules.evaluation.posterior_cache.Answers` by name.
+        A :class:`~ascmamba_modules.evaluation.posterior_cache.PosteriorCache`
+        for each model, by name.
     clips : ascmamba_modules.evaluation.protocols.ScoredClips
         The clips.
     """
@@ -130,7 +131,8 @@ class EvaluationReport:
                 plot_bars(self._rows("audio and metadata", "macro_accuracy")),
                 "Both: as recorded. Audio only: place and time unknown. "
                 "Metadata only: every frame replaced by the mean of the "
-                f"training set; beside it a look-up without model. {_INTERVAL}",
+                "training set; beside it a decision tree on place and time "
+                f"alone. {_INTERVAL}",
             )
         ]
         for protocol, name, xlabel in (
@@ -204,8 +206,8 @@ class EvaluationReport:
         text = (
             "Each clip is in the first of these that is true of it: its "
             "session is in the training set; its city on that day; its city; "
-            "none. Where the look-up, a decision tree on place and time "
-            "without any sound, scores high, so can a model that has not "
+            "none. Where the decision tree, which sees place and time "
+            "alone, scores high, so can a model that has not "
             "learned to hear scenes."
         )
         figure = self._figure(

@@ -27,8 +27,8 @@ from ascmamba_modules.inference.file_batches import (
     batches_of_files,
     clips_together,
     file_problem,
+    naming_file,
     raise_problems,
-    reading,
 )
 from ascmamba_modules.inference.streaming import cut_windows, stream_audio
 from ascmamba_modules.inference.timeline import Timeline
@@ -195,7 +195,7 @@ class SceneClassifier(Pretrained):
         problem = audio_problem(path)
         if problem:
             raise ValueError(f"{path}: {problem}")
-        with reading(path):
+        with naming_file(path):
             waveform = load_audio(path, self.audio_normalizer)
             return self.classify_batch(waveform, None, location, record_time)
 
@@ -381,7 +381,7 @@ class SceneClassifier(Pretrained):
             disable=None if progress_bar else True,
         )
         starts, ends, posteriors = [], [], []
-        with bar, reading(path):
+        with bar, naming_file(path):
             while batch := list(islice(windows, batch_size)):
                 first = [start / rate for start, _ in batch]
                 out_prob = self._log_posteriors(

@@ -13,8 +13,8 @@ from speechbrain.utils.parallel import get_available_cpu_count
 from ascmamba_modules.data.audio_files import (
     check_rate,
     inspect_audio,
+    libsndfile_message,
     load_audio,
-    reason,
 )
 from ascmamba_modules.data.place_and_time import time_text
 
@@ -103,7 +103,7 @@ def batches_of_files(files, audio_normalizer, batch_size):
             try:
                 waveform = load_audio(path, audio_normalizer)
             except (ValueError, OSError, soundfile.LibsndfileError) as error:
-                problem = reason(error)
+                problem = libsndfile_message(error)
         return Clip(path, location, record_time, waveform, problem)
 
     threads = get_available_cpu_count()
@@ -220,7 +220,7 @@ def clips_together(clips, limit):
 
 
 @contextmanager
-def reading(path):
+def naming_file(path):
     """Names the file in what goes wrong with it, a ``ValueError`` then.
 
     Arguments
@@ -230,7 +230,7 @@ def reading(path):
 
     Example
     -------
-    >>> with reading("a.wav"):
+    >>> with naming_file("a.wav"):
     ...     raise ValueError("too loud")
     Traceback (most recent call last):
         ...
@@ -239,7 +239,7 @@ def reading(path):
     try:
         yield
     except (ValueError, OSError, soundfile.LibsndfileError) as error:
-        raise ValueError(f"{path}: {reason(error)}")
+        raise ValueError(f"{path}: {libsndfile_message(error)}")
 
 
 def map_ahead(function, items, threads, ahead):

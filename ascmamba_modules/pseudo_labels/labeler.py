@@ -150,7 +150,7 @@ class PseudoLabelBrain(Brain):
         if key_path.exists() and json.loads(key_path.read_text()) == key:
             logger.info("Posteriors are taken from %s", path)
         else:
-            answers = self._gather(self._ask(table))
+            answers = self._gather(self._infer(table))
             run_on_main(
                 self._write_posteriors, args=[table, answers, path, key]
             )
@@ -158,7 +158,7 @@ class PseudoLabelBrain(Brain):
         found.index = table["ID"]  # pandas reads some names as numbers
         return {name: found[name] for name in self.modules}
 
-    def _ask(self, table):
+    def _infer(self, table):
         """Log-posteriors of both models for this process's share of clips."""
         rank, world = 0, 1
         if self.distributed_launch:

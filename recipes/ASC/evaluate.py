@@ -40,16 +40,12 @@ from ascmamba_modules.evaluation.difficulty import (
     similarity,
 )
 from ascmamba_modules.evaluation.embedding_map import FEWEST
-from ascmamba_modules.evaluation.novelty import (
-    CONDITIONS,
-    UNKNOWN,
-    find_conditions,
-)
+from ascmamba_modules.evaluation.novelty import CONDITIONS, UNKNOWN, novelty_of
 from ascmamba_modules.evaluation.perturbations import (
     move_to_unseen,
     shuffle_place_and_time,
 )
-from ascmamba_modules.evaluation.posterior_cache import Answers, classes_of
+from ascmamba_modules.evaluation.posterior_cache import PosteriorCache
 from ascmamba_modules.evaluation.protocols import (
     ScoredClips,
     compare_pairs,
@@ -57,7 +53,7 @@ from ascmamba_modules.evaluation.protocols import (
     score_calibration,
     score_changed,
     score_context,
-    score_look_up,
+    score_metadata_baseline,
     score_parts,
 )
 from ascmamba_modules.evaluation.report import EvaluationReport
@@ -207,7 +203,7 @@ def load_models(hparams, run_opts):
 def check_classes(classifiers, table, path):
     """The classes; exits if models or manifest differ in them."""
     (first, classes), *others = (
-        (name, classes_of(model)) for name, model in classifiers.items()
+        (name, model.classes) for name, model in classifiers.items()
     )
     for name, own in others:
         if set(own) != set(classes):
@@ -355,9 +351,11 @@ def run_protocols(hparams, models, material, cache, notes):
     results = [score_all(models, clips), score_context(models, clips)]
     everything = np.full(len(clips.table), "metadata only")
     if training is not None:
-        look_up = partial(score_look_up, training, clips)
+        metadata_baseline = partial(score_metadata_baseline, training, clips)
         results.append(
-            look_up("audio and metadata", everything, ["metadata only"])
+            metadata_baseline(
+                "audio and metadata", everything, ["metadata only"]
+            )
         )
 
     similarities = parts = None
@@ -397,10 +395,10 @@ def run_protocols(hparams, models, material, cache, notes):
             "'train'; name them by --training_manifest."
         )
     else:
-        conditions = find_conditions(training, clips.table)
+        conditions = novelty_of(training, clips.table)
         steps = conditions, [*CONDITIONS, UNKNOWN]
         results.append(score_parts(models, clips, "seen in training", *steps))
-        results.append(look_up("seen in training", *steps))
+        results.append(metadata_baseline("seen in training", *steps))
 
     scaled = {}
     if len(set(clips.sessions)) > 1:
@@ -480,7 +478,9 @@ def evaluate(hparams_file, run_opts, overrides):
             hparams, classifiers, scored, evaluation, folder
         )
         models = {
-            name: Answers(model, caches[name], classes, hparams["batch_size"])
+            name: PosteriorCache(
+                model, caches[name], classes, hparams["batch_size"]
+            )
             for name, model in classifiers.items()
         }
         device = next(iter(classifiers.values())).device

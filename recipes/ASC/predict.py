@@ -37,7 +37,6 @@ from ascmamba_modules.data.manifest import (
     read_manifest,
     unusable_files,
 )
-from ascmamba_modules.evaluation.posterior_cache import classes_of
 from ascmamba_modules.utils.files import write_csv
 
 COLUMNS = ["filename", "location", "record_time", "scene_label"]
@@ -120,7 +119,7 @@ def load_classifier(folder, device):
         If it cannot be loaded, or has other classes.
     """
     classifier = load_annotator(folder, {"device": device})
-    classes = classes_of(classifier)
+    classes = classifier.classes
     if set(classes) != set(SCENES):
         raise ValueError(
             f"{folder}: the classes of the model ({', '.join(classes)}) are "
@@ -157,7 +156,7 @@ def find_posteriors(classifier, clips, loader_options):
         )
         found.append(log_posteriors.double().exp().cpu().numpy())
     posteriors = pd.DataFrame(
-        np.concatenate(found), clips["ID"], classes_of(classifier)
+        np.concatenate(found), clips["ID"], classifier.classes
     )
     return posteriors[list(SCENES)]
 

@@ -330,8 +330,8 @@ def main(arguments):
         "--audit",
         action="store_true",
         help="print what validation clips share with training and what a "
-        "look-up of place and time alone would score; draw both beside the "
-        "manifest",
+        "decision tree on place and time alone would score; draw both beside "
+        "the manifest",
     )
     parser.add_argument(
         "--truth",

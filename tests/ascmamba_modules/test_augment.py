@@ -73,7 +73,7 @@ def test_blend_mixes_rows_of_any_shape(shape):
 
 def test_equalizer_adds_a_smooth_curve_that_is_constant_over_time():
     features = torch.randn(200, 3, 64)
-    added = RandomEqualizer(deviation=0.5, n_points=4)(features) - features
+    added = RandomEqualizer(std=0.5, n_points=4)(features) - features
     torch.testing.assert_close(added[:, 0], added[:, 2], atol=1e-5, rtol=0)
     curve = added[:, 0]
     # Gains are drawn at bands 0, 21, 42 and 63; lines run between them.

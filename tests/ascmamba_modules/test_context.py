@@ -230,8 +230,8 @@ def test_clips_of_a_batch_are_each_like_alone(encoder, tokenizer):
         )
 
 
-def test_hidden_rate_is_the_share_hidden_in_training(encoder, place, time):
-    encoder.hidden_rate = 0.3
+def test_metadata_dropout_is_the_share_hidden_in_training(encoder, place, time):
+    encoder.metadata_dropout = 0.3
     possible = torch.cat(
         [
             encoder(location, moment)
@@ -250,11 +250,13 @@ def test_hidden_rate_is_the_share_hidden_in_training(encoder, place, time):
     torch.testing.assert_close(shares, expected, rtol=0, atol=0.036)
 
 
-@pytest.mark.parametrize("hidden_rate", [0.0, 1.0])
-def test_hidden_rates_of_none_and_all(hidden_rate, encoder, place, time):
-    visible = (place, time) if hidden_rate == 0.0 else (NOTHING, NOTHING)
+@pytest.mark.parametrize("metadata_dropout", [0.0, 1.0])
+def test_metadata_dropout_of_none_and_all(
+    metadata_dropout, encoder, place, time
+):
+    visible = (place, time) if metadata_dropout == 0.0 else (NOTHING, NOTHING)
     expected = encoder(*visible)
-    encoder.hidden_rate = hidden_rate
+    encoder.metadata_dropout = metadata_dropout
     encoder.train()
     vectors = encoder(place.expand(500, -1), time.expand(500, -1))
     torch.testing.assert_close(vectors, expected.expand(500, -1))

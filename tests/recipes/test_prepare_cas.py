@@ -160,7 +160,7 @@ def test_command(world, tmp_path, capsys):
     output = tmp_path / "m.csv"
     main([str(world), "--output", str(output), "--audit"])
     out = capsys.readouterr().out
-    assert "(unlabelled)" in out and "look-up macro accuracy" in out
+    assert "(unlabelled)" in out and "metadata-only macro accuracy" in out
     assert "Nanchang" in out  # a city that training has not seen
     assert (tmp_path / "m_metadata.png").stat().st_size > 10000
 

@@ -20,7 +20,7 @@ ONE = (sys.executable,)
 # gradient is nearly zero.
 STEADY = {
     "dropout": 0.0,
-    "hidden_rate": 0.0,
+    "metadata_dropout": 0.0,
     "opt_class": "!name:torch.optim.SGD {lr: 0.001}",
 }
 

@@ -1,4 +1,4 @@
-"""Audit and look-up: by hand, and the figures of the true metadata."""
+"""Audit and metadata baseline: by hand, and on the true metadata."""
 
 import numpy as np
 import pandas as pd
@@ -7,8 +7,8 @@ import pytest
 from ascmamba_modules.data.leakage import (
     audit,
     audit_text,
-    find_oddities,
-    look_up,
+    classify_by_metadata,
+    find_warnings,
 )
 from ascmamba_modules.data.splits import split
 
@@ -59,7 +59,7 @@ def test_shares_counted_by_hand(small):
         assert tuple(shares.loc[LABELLED.format(level)]) == labelled
         assert tuple(shares.loc[ANY.format(level)]) == any_clip
     # Bus in the morning: 3 of 3 Bus, 0 of 1 Bar, 0 of 1 Metro.
-    score = shares.loc["look-up macro accuracy"]
+    score = shares.loc["metadata-only macro accuracy"]
     assert score["valid"] == pytest.approx(1 / 3)
     assert np.isnan(score["evaluation"])
 
@@ -69,7 +69,7 @@ def test_period_is_passed_on(small):
     assert share == 1 / 5
 
 
-def test_look_up_knows_sessions_by_heart_and_needs_no_complete_metadata():
+def test_metadata_baseline_knows_sessions_and_takes_missing_metadata():
     rng = np.random.default_rng(0)
     hours = pd.date_range("2023-05-01", periods=300, freq="h")
     training = clips(
@@ -83,22 +83,24 @@ def test_look_up_knows_sessions_by_heart_and_needs_no_complete_metadata():
         ]
     )
     labels = training["scene_label"]
-    assert (look_up(training, training) == labels).all()
+    assert (classify_by_metadata(training, training) == labels).all()
     # A spelling of another clip must not change a place's name.
     other = training.assign(location=training["location"].str.upper())
-    assert (look_up(training, other) == labels).all()
+    assert (classify_by_metadata(training, other) == labels).all()
     order = rng.permutation(len(training))
-    assert (look_up(training.iloc[order], training) == labels).all()
+    assert (
+        classify_by_metadata(training.iloc[order], training) == labels
+    ).all()
 
     odd = training.iloc[:4].assign(
         location=["Luoyang", "", "Hefei", ""],
         record_time=["2023-05-01 10:00:00", "2023-05-02", "", ""],
     )
-    assert set(look_up(training, odd)) <= set(labels)
+    assert set(classify_by_metadata(training, odd)) <= set(labels)
 
 
-def test_oddities(small):
-    assert find_oddities(small) == [
+def test_warnings(small):
+    assert find_warnings(small) == [
         "evaluation: places that training has not seen: 1 (Jinan), 1 clips; "
         "kept",
         "valid: places that training has not seen: 1 (Jinan), 1 clips; kept",
@@ -109,7 +111,7 @@ def test_oddities(small):
     small.loc[[1, 2], "session"] = ["walk", ""]
     small.loc[2, "record_time"] = "2023-05-22"
     small.loc[[3, 4], "record_time"] = "2023-05-21 10:00:00"
-    first, second, *_ = find_oddities(small)
+    first, second, *_ = find_warnings(small)
     # The second names its session, the third has a place and a day.
     assert first == (
         "place or time unknown: 3 of 12 clips; 1 of them cannot be grouped"
@@ -125,9 +127,9 @@ def test_text_says_all(small):
     assert "labelled runs of one class 4 of 5 (80.0 %)".split() in rows
     assert ["evaluation", "valid"] in rows
     assert "city of a labelled training clip 50.0 % 80.0 %".split() in rows
-    assert "look-up macro accuracy - 33.3 %".split() in rows
-    for oddity in find_oddities(small):
-        assert oddity in text
+    assert "metadata-only macro accuracy - 33.3 %".split() in rows
+    for warning in find_warnings(small):
+        assert warning in text
 
 
 def test_training_clips_alone(small):
@@ -145,7 +147,7 @@ def test_random_split_of_the_true_metadata_leaks(cas):
     for seed in range(5):
         shares = audit(cas.assign(split=split(cas, "random", seed=seed)[0]))
         seen.append(shares.loc[LABELLED.format("session"), "valid"])
-        scores.append(shares.loc["look-up macro accuracy", "valid"])
+        scores.append(shares.loc["metadata-only macro accuracy", "valid"])
     assert 0.97 <= np.mean(seen) <= 0.98
     assert min(scores) >= 0.99
 
@@ -155,7 +157,7 @@ def test_leak_free_splits_of_the_true_metadata(cas):
     for seed in range(5):
         shares = audit(cas.assign(split=split(cas, "session", seed=seed)[0]))
         assert shares.loc[LABELLED.format("session"), "valid"] == 0
-        sessions.append(shares.loc["look-up macro accuracy", "valid"])
+        sessions.append(shares.loc["metadata-only macro accuracy", "valid"])
     assert 0.84 <= np.mean(sessions) <= 0.91
 
     column, notes = split(cas, "city")
@@ -173,11 +175,11 @@ def test_leak_free_splits_of_the_true_metadata(cas):
         rows = development.assign(split=np.where(left_out, "valid", "train"))
         shares = audit(rows)
         assert shares.loc[LABELLED.format("city"), "valid"] == 0
-        assert shares.loc["look-up macro accuracy", "valid"] <= 0.3
+        assert shares.loc["metadata-only macro accuracy", "valid"] <= 0.3
 
 
 def test_cities_of_the_true_evaluation_set_that_are_new(cas):
-    assert find_oddities(cas) == [
+    assert find_warnings(cas) == [
         "evaluation: places that training has not seen: 6 (Changchun, "
         "Guangzhou, Nanchang, Shenyang, Taiyuan, Tianjin), 400 clips; kept"
     ]

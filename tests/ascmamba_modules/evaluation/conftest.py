@@ -12,7 +12,7 @@ from speechbrain.processing.features import InputNormalization
 from ascmamba_modules.ascmamba import ASCMamba
 from ascmamba_modules.context import ContextEncoder, ContextTokenizer
 from ascmamba_modules.data.feature_cache import FeatureCache
-from ascmamba_modules.evaluation.posterior_cache import Answers
+from ascmamba_modules.evaluation.posterior_cache import PosteriorCache
 from ascmamba_modules.features import LogMel
 from ascmamba_modules.inference import SceneClassifier
 
@@ -90,6 +90,6 @@ def make_answers(noises, tmp_path):
             dtype="float32",
         )
         cache.build(list(noises["wav"]))
-        return Answers(classifier, cache, CLASSES, batch_size=5)
+        return PosteriorCache(classifier, cache, CLASSES, batch_size=5)
 
     return make

@@ -3,13 +3,13 @@
 import pandas as pd
 
 from ascmamba_modules.data.leakage import audit
-from ascmamba_modules.evaluation.novelty import UNKNOWN, find_conditions
+from ascmamba_modules.evaluation.novelty import UNKNOWN, novelty_of
 
 
 def test_counts_of_the_true_evaluation_set(cas):
     training = cas[(cas["split"] == "train") & (cas["scene_label"] != "")]
     clips = cas[cas["split"] == "evaluation"]
-    found = pd.Series(find_conditions(training, clips), clips.index)
+    found = pd.Series(novelty_of(training, clips), clips.index)
     # Place and time name a session.
     pairs = cas["location"] + cas["record_time"]
     seen = pairs[clips.index].isin(pairs[training.index])
@@ -30,7 +30,7 @@ def test_shares_are_those_of_the_audit(cas):
     valid = labelled[::5]
     rows.loc[valid, "split"] = "valid"
     training = rows.loc[labelled.difference(valid)]
-    found = find_conditions(training, rows.loc[valid])
+    found = novelty_of(training, rows.loc[valid])
     shares = audit(rows)["valid"]
     text = "of a labelled training clip"
     seen = found == "seen session"
@@ -44,5 +44,5 @@ def test_unknown_place_or_day():
     table["location"] = ["Hefei", "", "Hefei", ""]
     table["record_time"] = ["2023-05-21 10:08:52", "2023-05-21", "", ""]
     table["session"] = ["s", "", "", "s"]
-    found = find_conditions(table[:1], table[1:])
+    found = novelty_of(table[:1], table[1:])
     assert list(found) == [UNKNOWN, UNKNOWN, "seen session"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ascmamba_modules.evaluation.perturbations import shuffle_place_and_time
-from ascmamba_modules.evaluation.posterior_cache import Answers, classes_of
+from ascmamba_modules.evaluation.posterior_cache import PosteriorCache
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def test_hidden_audio_leaves_place_and_time(answers, noises):
 
 
 def test_classes_come_in_the_order_asked_for(answers, noises):
-    own = classes_of(answers.classifier)
-    other = Answers(answers.classifier, answers.cache, own[::-1])
+    own = answers.classifier.classes
+    other = PosteriorCache(answers.classifier, answers.cache, own[::-1])
     np.testing.assert_allclose(
         other.log_posteriors(noises)[:, ::-1],
         answers.log_posteriors(noises),

@@ -12,14 +12,14 @@ from ascmamba_modules.evaluation.perturbations import (
 )
 from ascmamba_modules.evaluation.protocols import (
     COLUMNS,
-    LOOK_UP,
+    METADATA_BASELINE,
     ScoredClips,
     compare_pairs,
     score_all,
     score_calibration,
     score_changed,
     score_context,
-    score_look_up,
+    score_metadata_baseline,
     score_parts,
 )
 from ascmamba_modules.evaluation.tables import recall_table, summarise
@@ -128,15 +128,15 @@ def test_mean_and_spread_over_seeds(models, clips):
     assert frame.loc[frame["model"] == "second", "value"].nunique() == 1
 
 
-def test_look_up_knows_training_by_heart(clips):
+def test_metadata_baseline_knows_training_by_heart(clips):
     parts = ["known"] * 12
     training = clips.table
-    frame = score_look_up(training, clips, "p", parts, ["known"])
+    frame = score_metadata_baseline(training, clips, "p", parts, ["known"])
     # Two clips of two classes share each place and time.
-    assert value(frame, model=LOOK_UP)["value"] == 1
+    assert value(frame, model=METADATA_BASELINE)["value"] == 1
     other = training.assign(scene_label="Elsewhere")
-    frame = score_look_up(other, clips, "p", parts, ["known"])
-    assert value(frame, model=LOOK_UP)["value"] == 0
+    frame = score_metadata_baseline(other, clips, "p", parts, ["known"])
+    assert value(frame, model=METADATA_BASELINE)["value"] == 0
 
 
 def test_calibration_rows(models, clips):
