@@ -9,7 +9,7 @@ from torch import nn
 
 from ascmamba_modules.dense_encoder import DenseEncoder
 from ascmamba_modules.dual_path import DualPathMambaBlock
-from ascmamba_modules.padding import frame_mask
+from ascmamba_modules.padding import check_features, frame_mask
 
 
 class ASCMamba(nn.Module):
@@ -116,11 +116,7 @@ class ASCMamba(nn.Module):
         torch.Tensor
             (batch, embedding_size).
         """
-        if features.dim() != 3 or features.shape[2] != self.n_mels:
-            raise ValueError(
-                f"ASCMamba takes features (batch, time, {self.n_mels}), "
-                f"got {tuple(features.shape)}."
-            )
+        check_features(features, self.n_mels)
         if context is None:
             context = features.new_zeros(len(features), self.context_size)
         mask = frame_mask(lengths, features.shape[1])  # (B, T) or None

@@ -1,6 +1,32 @@
-"""Which frames of a padded batch belong to a clip."""
+"""Shapes of a padded batch, and which of its frames belong to a clip."""
 
 import torch
+
+
+def check_features(features, n_mels):
+    """Raises an error unless features fit a model.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        What a model is given.
+    n_mels : int
+        Mel bands that it takes.
+
+    Raises
+    ------
+    ValueError
+        If they are not (batch, time, n_mels).
+
+    Example
+    -------
+    >>> check_features(torch.rand(2, 50, 64), n_mels=64)
+    """
+    if features.dim() != 3 or features.shape[2] != n_mels:
+        raise ValueError(
+            f"The model takes features (batch, time, {n_mels}), got "
+            f"{tuple(features.shape)}."
+        )
 
 
 def frame_counts(lengths, n_frames):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ascmamba_modules.padding import frame_counts
+from ascmamba_modules.padding import check_features, frame_counts
 
 # Bus, Airport, Metro, Restaurant, Shopping mall: indoor (0); Public square,
 # Urban park, Traffic street, Construction site: outdoor (1); Bar: indoor.
@@ -274,11 +274,7 @@ class SETrans(nn.Module):
         torch.Tensor
             (batch, embedding_size).
         """
-        if features.dim() != 3 or features.shape[2] != self.n_mels:
-            raise ValueError(
-                f"SETrans takes features (batch, time, {self.n_mels}), "
-                f"got {tuple(features.shape)}."
-            )
+        check_features(features, self.n_mels)
         counts = None
         if lengths is not None:
             counts = frame_counts(lengths, features.shape[1])

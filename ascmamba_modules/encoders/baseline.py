@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ascmamba_modules.padding import frame_counts
+from ascmamba_modules.padding import check_features, frame_counts
 from ascmamba_modules.se_trans import SEBlock
 
 
@@ -81,11 +81,7 @@ class SETransEncoder(nn.Module):
         torch.Tensor
             (batch, embedding_size).
         """
-        if features.dim() != 3 or features.shape[2] != self.n_mels:
-            raise ValueError(
-                f"SETransEncoder takes features (batch, time, {self.n_mels}), "
-                f"got {tuple(features.shape)}."
-            )
+        check_features(features, self.n_mels)
         counts = None
         if lengths is not None:
             counts = frame_counts(lengths, features.shape[1])

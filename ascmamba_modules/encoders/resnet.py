@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from speechbrain.lobes.models.ResNet import ResNet, SEBasicBlock
 from torch import nn
 
-from ascmamba_modules.padding import frame_mask
+from ascmamba_modules.padding import check_features, frame_mask
 
 
 class ResNetEncoder(ResNet):
@@ -73,11 +73,7 @@ class ResNetEncoder(ResNet):
         torch.Tensor
             (batch, embedding_size).
         """
-        if x.dim() != 3 or x.shape[2] != self.n_mels:
-            raise ValueError(
-                f"ResNetEncoder takes features (batch, time, {self.n_mels}), "
-                f"got {tuple(x.shape)}."
-            )
+        check_features(x, self.n_mels)
         mask = frame_mask(lengths, x.shape[1])
         if mask is None:
             return super().forward(x)
