@@ -5,6 +5,7 @@ Source: ASCMamba paper, section 4.3: 2048-point transform, 40 ms Hann window,
 """
 
 import torch
+from speechbrain.processing.features import InputNormalization
 from torch import nn
 from torchaudio.transforms import MelSpectrogram
 
@@ -166,3 +167,32 @@ class LogMel(nn.Module):
             padding = (frames > last_frame).unsqueeze(-1)
             db = db.masked_fill(padding, -torch.inf)
         return db.amax((1, 2), keepdim=True)
+
+
+class FixedNormalization(InputNormalization):
+    """Normalization by statistics that are known, and stay as they are.
+
+    For networks that were trained elsewhere, with one mean and deviation for
+    all mel bands.
+
+    Arguments
+    ---------
+    n_mels : int
+        Mel bands of the features.
+    mean, std : float
+        What is subtracted, and what the difference is divided by.
+
+    Example
+    -------
+    >>> normalize = FixedNormalization(n_mels=2, mean=1.0, std=2.0)
+    >>> normalize(torch.tensor([[[3.0, 5.0]]]))
+    tensor([[[1., 2.]]])
+    """
+
+    def __init__(self, n_mels, mean, std):
+        super().__init__()
+        self.glob_mean = torch.full((n_mels,), float(mean))
+        self.glob_std = torch.full((n_mels,), float(std))
+
+    def _should_update(self, epoch):
+        return False

@@ -25,6 +25,14 @@ SYSTEMS = {
         "embedding_size": 8,
         "context_size": 4,
     },
+    "mobilenet": {"encoder_weights": "null", "width": 0.1, "context_size": 4},
+    "beats": {
+        "encoder_weights": "null",
+        "encoder_layers": 1,
+        "frozen": False,
+        "n_mels": 128,
+        "context_size": 4,
+    },
     "low_frequency": {
         "channels": 4,
         "n_blocks": 1,
@@ -103,7 +111,9 @@ def train(hparams_file, manifest, output, python_path="", **options):
         env={
             **os.environ,
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(python_path),
+            "PYTHONPATH": os.pathsep.join(
+                [str(python_path), os.environ.get("PYTHONPATH", "")]
+            ),
         },
         capture_output=True,
         text=True,
