@@ -32,6 +32,7 @@ SYSTEMS = {
         "frozen": False,
         "n_mels": 128,
         "context_size": 4,
+        "lr": 0.0001,
     },
     "low_frequency": {
         "channels": 4,
