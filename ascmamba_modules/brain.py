@@ -11,6 +11,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ascmamba_modules.augment import blend
 from ascmamba_modules.evaluation import macro_accuracy, write_report
+from ascmamba_modules.pipeline import (
+    class_names,
+    compute_features,
+    model_inputs,
+)
 from ascmamba_modules.pseudo_labels.labeler import PseudoLabelBrain
 
 __all__ = ["PseudoLabelBrain", "SceneBrain", "TwoLevelSceneBrain"]
@@ -49,21 +54,21 @@ class SceneBrain(Brain):
         padded = self._is_padded(batch)
         # Does not wait for the copies, if the loader has pinned the memory.
         batch = batch.to(self.device, non_blocking=True)
-        features, lengths = self.compute_features(batch)
-        features = self.modules.normalize(
-            features, lengths, epoch=self.hparams.epoch_counter.current
+        tokens = None
+        if "context_encoder" in self.modules:
+            tokens = batch.location_tokens.data, batch.time_tokens.data
+        features, context, lengths = model_inputs(
+            self.modules,
+            *self.compute_features(batch),
+            tokens,
+            epoch=self.hparams.epoch_counter.current,
         )
         if stage == Stage.TRAIN:
             features, lengths = self.hparams.augmentation(features, lengths)
             features, lengths, *self.pairs = self.hparams.mixup(
                 features, lengths
             )
-        context = None
-        if "context_encoder" in self.modules:
-            context = self.modules.context_encoder(
-                batch.location_tokens.data, batch.time_tokens.data
-            )
-            if stage == Stage.TRAIN:
+            if context is not None:
                 context = blend(context, *self.pairs)
         # Without lengths no module has to ask the device for padding.
         lengths = lengths if padded else None
@@ -78,9 +83,7 @@ class SceneBrain(Brain):
         """Features and relative lengths, from the cache or the waveforms."""
         if hasattr(batch, "feats"):
             return batch.feats
-        wavs, wav_lengths = batch.sig
-        features = self.modules.features(wavs, wav_lengths)
-        return features, self.modules.features.frame_lengths(wavs, wav_lengths)
+        return compute_features(self.modules, *batch.sig)
 
     def compute_objectives(self, predictions, batch, stage):
         """Cross-entropy; outside training also keeps the posteriors."""
@@ -263,8 +266,7 @@ class SceneBrain(Brain):
         self.scores["test"] = test_stats[self.SCORE]
         epoch = self.hparams.epoch_counter.current
         self._log({"epoch loaded": epoch}, test_stats=test_stats)
-        encoder = self.hparams.label_encoder
-        classes = [encoder.ind2lab[i] for i in range(len(encoder))]
+        classes = class_names(self.hparams.label_encoder)
         folder = f"{self.hparams.output_folder}/test"
         run_on_main(
             lambda: logger.info(

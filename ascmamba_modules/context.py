@@ -19,6 +19,7 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ascmamba_modules.data.place_and_time import location_text, time_text
 
@@ -92,6 +93,34 @@ class ContextTokenizer:
         """Tokens (n) of a point in time, see :func:`time_text`."""
         return self._encode(time_text(record_time))
 
+    def encode(self, location, record_time):
+        """Tokens of a place and of a time, each (n)."""
+        return self.encode_location(location), self.encode_time(record_time)
+
+    def encode_batch(self, locations, record_times):
+        """Encodes the places and times of clips.
+
+        Arguments
+        ---------
+        locations, record_times : list
+            One a clip; None or empty where unknown.
+
+        Returns
+        -------
+        location_tokens, time_tokens : torch.Tensor
+            (batch, n), padded with 0.
+
+        Example
+        -------
+        >>> tokenizer = ContextTokenizer()
+        >>> tokenizer.train(["Xi'an"])
+        >>> places, times = tokenizer.encode_batch(["Xi'an", ""], [None] * 2)
+        >>> places.shape, times.shape
+        (torch.Size([2, 6]), torch.Size([2, 1]))
+        """
+        tokens = zip(*map(self.encode, locations, record_times))
+        return tuple(pad_sequence(part, batch_first=True) for part in tokens)
+
     def _encode(self, text):
         if self._processor is None:
             raise RuntimeError(
@@ -142,9 +171,8 @@ class ContextEncoder(nn.Module):
     -------
     >>> tokenizer = ContextTokenizer()
     >>> tokenizer.train(["Xi'an"])
-    >>> place = tokenizer.encode_location("Xi'an").unsqueeze(0)
-    >>> time = tokenizer.encode_time("2023-04-21 18:30:00").unsqueeze(0)
-    >>> ContextEncoder(context_size=4)(place, time).shape
+    >>> tokens = tokenizer.encode_batch(["Xi'an"], ["2023-04-21 18:30:00"])
+    >>> ContextEncoder(context_size=4)(*tokens).shape
     torch.Size([1, 4])
     """
 

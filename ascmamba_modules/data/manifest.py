@@ -13,7 +13,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_pipeline import provides, takes
 
 from ascmamba_modules.data.audio_files import audio_problems, load_audio
-from ascmamba_modules.data.place_and_time import time_text
+from ascmamba_modules.data.place_and_time import parse_time
 from ascmamba_modules.utils.files import write_csv
 
 COLUMNS = (
@@ -191,7 +191,7 @@ def _form_problems(table):
                     "positive number of seconds"
                 )
         try:
-            time_text(row.record_time)
+            parse_time(row.record_time)
         except ValueError as error:
             problems.append(f"{_row(row)}: record_time {error}")
     return problems
@@ -305,8 +305,7 @@ def make_dataset(
     @takes("location", "record_time")
     @provides("location_tokens", "time_tokens")
     def context_pipeline(location, record_time):
-        yield tokenizer.encode_location(location)
-        yield tokenizer.encode_time(record_time)
+        yield from tokenizer.encode(location, record_time)
 
     pipelines = [audio_pipeline, feature_pipeline, label_pipeline]
     keys = ["id", "feats" if feature_cache else "sig"]

@@ -1,4 +1,4 @@
-"""Place and time of a recording as text."""
+"""Place and time of a recording: reading them, and writing them as text."""
 
 import re
 import unicodedata
@@ -7,6 +7,8 @@ from datetime import datetime
 import pandas as pd
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+# Without it pandas would take "now", and make up days.
+_ISO_8601 = re.compile(_DATE.pattern + r"(?:[T ][\d:.]+ *(?:Z|[+-][\d:]+)?)?")
 
 
 def location_text(location):
@@ -35,18 +37,62 @@ def location_text(location):
     return " ".join(text.split())
 
 
+def parse_time(record_time):
+    """Reads the time of a recording.
+
+    Arguments
+    ---------
+    record_time : str, datetime.date, datetime.datetime or None
+        ISO 8601 text such as "2023-04-21 18:30:00" or
+        "2023-04-21T18:30+08:00", a date alone, or None or an empty text if
+        the time is unknown.
+
+    Returns
+    -------
+    moment : pandas.Timestamp or None
+        The time, with its offset from UTC if it has one; None if unknown.
+    is_date : bool
+        Whether it is a date alone, whose hour is unknown.
+
+    Raises
+    ------
+    ValueError
+        For a text that is not a time.
+
+    Example
+    -------
+    >>> parse_time("2023-04-21")
+    (Timestamp('2023-04-21 00:00:00'), True)
+    """
+    if pd.isna(record_time):
+        return None, False
+    if isinstance(record_time, datetime):
+        return pd.Timestamp(record_time), False
+    text = str(record_time).strip()
+    if not text:
+        return None, False
+    try:
+        if not _ISO_8601.fullmatch(text):
+            raise ValueError
+        return pd.Timestamp(text), bool(_DATE.fullmatch(text))
+    except ValueError:
+        raise ValueError(
+            f"'{text}' is not a time; write it like 2023-04-21 18:30:00, or "
+            "leave it empty if it is unknown."
+        ) from None
+
+
 def time_text(record_time):
     """Writes a point in time as text: month, day of the week, hour.
 
     Year, day of the month and minute are left out: they tell recording
-    sessions apart, which a model must not learn by heart.
+    sessions apart, which a model must not memorise.
 
     Arguments
     ---------
-    record_time : str, datetime.datetime or None
-        ISO 8601 text such as "2023-04-21 18:30:00" or "2023-04-21T18:30+08:00"
-        (its own hour counts, wherever it is read), a date alone, or None or an
-        empty text if the time is unknown.
+    record_time : str, datetime.date, datetime.datetime or None
+        See :func:`parse_time`.  The hour is the one stated, whatever the
+        offset from UTC.
 
     Returns
     -------
@@ -65,41 +111,28 @@ def time_text(record_time):
     >>> time_text("2023-04-21"), time_text("")
     ('april friday', '')
     """
-    if pd.isna(record_time):
+    moment, is_date = parse_time(record_time)
+    if moment is None:
         return ""
-    if not isinstance(record_time, datetime):
-        record_time = str(record_time).strip()
-        if record_time == "":
-            return ""
-    try:
-        if isinstance(record_time, str) and not _DATE.match(record_time):
-            raise ValueError  # pandas would take "now", and make days up
-        moment = pd.to_datetime(record_time, format="ISO8601")
-    except ValueError:
-        raise ValueError(
-            f"'{record_time}' is not a time; write it like "
-            "2023-04-21 18:30:00, or leave it empty if it is unknown."
-        )
     text = f"{moment.month_name()} {moment.day_name()}".lower()
-    if isinstance(record_time, str) and _DATE.fullmatch(record_time):
-        return text
-    return f"{text} {moment.hour:02d}"
+    return text if is_date else f"{text} {moment.hour:02d}"
 
 
 def later(record_time, seconds):
-    """The time when a recording has run for a while.
+    """Adds seconds to a time.
 
     Arguments
     ---------
-    record_time : str, datetime.datetime or None
-        When it began, see :func:`time_text`.
+    record_time : str, datetime.date, datetime.datetime or None
+        See :func:`parse_time`.
     seconds : float
-        How long it has run.
+        Seconds to add.
 
     Returns
     -------
-    datetime.datetime, str or None
-        The later time; a date alone and an unknown time stay as they are.
+    pandas.Timestamp, str or None
+        The later time; a date alone and an unknown time are returned as they
+        are.
 
     Raises
     ------
@@ -113,37 +146,32 @@ def later(record_time, seconds):
     >>> later("2023-04-21", 5400)
     '2023-04-21'
     """
-    # The hour is the last of three words.
-    if len(time_text(record_time).split()) < 3:
+    moment, is_date = parse_time(record_time)
+    if moment is None or is_date:
         return record_time
-    if not isinstance(record_time, datetime):
-        record_time = str(record_time).strip()
-    moment = pd.to_datetime(record_time, format="ISO8601")
     return moment + pd.Timedelta(seconds=seconds)
 
 
 def is_future(record_time):
-    """Whether a recording would have been made in the future.
+    """Tells whether a time lies more than a day ahead.
 
     Arguments
     ---------
-    record_time : str, datetime.datetime or None
-        See :func:`time_text`.
+    record_time : str, datetime.date, datetime.datetime or None
+        See :func:`parse_time`.
 
     Returns
     -------
     bool
         False for an unknown time, and for the next day, which may have begun
-        elsewhere.
+        in another time zone.
 
     Example
     -------
     >>> is_future("2523-04-21"), is_future("2023-04-21"), is_future(None)
     (True, False, False)
     """
-    if not time_text(record_time):
+    moment, _ = parse_time(record_time)
+    if moment is None:
         return False
-    if not isinstance(record_time, datetime):
-        record_time = str(record_time).strip()
-    moment = pd.to_datetime(record_time, format="ISO8601")
     return moment > pd.Timestamp.now(moment.tz) + pd.Timedelta(days=1)

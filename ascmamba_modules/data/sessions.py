@@ -2,23 +2,20 @@
 
 Clips of one session, and of one recorder left running, share people, noises
 and echoes.  A model that has seen some of them recognises the others by these
-and not by the scene, so they must not be parted into training and validation.
+and not by the scene, so they must not be divided between training and
+validation.
 """
-
-import re
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ascmamba_modules.data.place_and_time import location_text
+from ascmamba_modules.data.place_and_time import location_text, parse_time
 
 LEVELS = ("session", "run", "city_day", "city")
 PERIOD = 600.0  # seconds from one file of a recorder to its next, in CAS
 TOLERANCE = 1.0  # seconds
-_DATE = r"\d{4}-\d{2}-\d{2}"
-_OFFSET = re.compile(r"(?:Z|[+-]\d{2}(?::?\d{2})?)$")
 
 
 def find_places(table):
@@ -73,36 +70,28 @@ def find_times(table):
     0 2023-04-21 2023-04-21 18:30:00
     1 2023-04-21                 NaT
     """
-    codes, texts = pd.factorize(table["record_time"].str.strip())
-    texts = pd.Series(texts, dtype=str)
-    # pandas reads no column of several offsets from UTC, but single texts.
-    offset = texts.str[10:].str.contains(_OFFSET)
-    texts[offset] = [_without_offset(text) for text in texts[offset]]
-    times = pd.to_datetime(texts, format="ISO8601", errors="coerce")
-    unreadable = times.isna() | ~texts.str.match(_DATE)
-    unreadable = (unreadable & (texts != "")).to_numpy()[codes]
-    if unreadable.any():
-        row = table[unreadable].iloc[0]
-        raise ValueError(
-            f"ID {row['ID']}: record_time '{row['record_time']}' is not a "
-            "time; write it like 2023-04-21 18:30:00, or leave it empty if "
-            f"it is unknown ({unreadable.sum()} such rows)"
-        )
-    found = pd.DataFrame(
-        {
-            "day": times.dt.normalize(),
-            "time": times.mask(texts.str.fullmatch(_DATE)),
-        }
-    )
-    return found.iloc[codes].set_axis(table.index)
+    codes, texts = pd.factorize(table["record_time"])
+    moments = []
+    for text in texts:
+        try:
+            moments.append(_day_and_time(text))
+        except ValueError as error:
+            rows = table[table["record_time"] == text]
+            raise ValueError(
+                f"ID {rows['ID'].iloc[0]}: record_time {error} "
+                f"({len(rows)} such rows)"
+            ) from None
+    unique = pd.DataFrame(moments, columns=["day", "time"])
+    unique = unique.astype("datetime64[us]")
+    return unique.iloc[codes].set_axis(table.index)
 
 
-def _without_offset(text):
-    try:
-        moment = pd.to_datetime(text, format="ISO8601")
-    except ValueError:
-        return text
-    return str(moment.tz_localize(None))
+def _day_and_time(text):
+    moment, is_date = parse_time(text)
+    if moment is None:
+        return pd.NaT, pd.NaT
+    moment = moment.tz_localize(None)  # the clock at the place
+    return moment.normalize(), pd.NaT if is_date else moment
 
 
 def find_sessions(table):

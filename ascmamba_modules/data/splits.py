@@ -5,10 +5,11 @@ both sides; see :mod:`ascmamba_modules.data.leakage` for what that does to a
 score.
 """
 
+import logging
+
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
-from speechbrain.utils.logger import get_logger
 
 from ascmamba_modules.data.sessions import (
     LEVELS,
@@ -17,7 +18,7 @@ from ascmamba_modules.data.sessions import (
     find_groups,
 )
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 SPLITS = ("random", *LEVELS)
 # Rows of any other split are left as they are.

@@ -1,4 +1,4 @@
-"""What trained models say of clips, asked no more often than need be."""
+"""Posteriors of a trained model, cached by clip, place and time."""
 
 import numpy as np
 import torch
@@ -8,31 +8,30 @@ from ascmamba_modules.data.place_and_time import location_text, time_text
 
 
 class PosteriorCache:
-    """The posteriors that a model gives, kept for each clip, place and time.
+    """Computes a model's posteriors once for each clip, place and time.
 
-    A protocol that changes place and time of some clips has the model run on
-    these alone, and on none if the model takes no place and time.
+    After a protocol has changed the place and time of some clips, the model
+    runs on these alone, and on none if it does not use place and time.
 
     Arguments
     ---------
     classifier : ascmamba_modules.inference.SceneClassifier
         The model.
     cache : ascmamba_modules.data.feature_cache.FeatureCache
-        Holds the clips' features, in the setting of the model.
+        Holds the clips' features, computed with the model's settings.
     classes : list
-        Names of the model's classes, in the order in which the posteriors
-        are to be.
+        Names of the model's classes, in the order that the posteriors are to
+        have.
     batch_size : int
-        Clips asked about at once.
+        Clips in a batch.
     """
 
     def __init__(self, classifier, cache, classes, batch_size=16):
         self.classifier = classifier
         self.cache = cache
         self.batch_size = batch_size
-        own = classifier.classes
-        self._order = [own.index(name) for name in classes]
-        self._kept = {}
+        self._order = [classifier.classes.index(name) for name in classes]
+        self._log_posteriors = {}
 
     @property
     def uses_context(self):
@@ -40,7 +39,7 @@ class PosteriorCache:
         return "context_encoder" in self.classifier.mods
 
     def log_posteriors(self, table, hide_audio=False):
-        """Asks about clips.
+        """Gives the log-posteriors of clips.
 
         Arguments
         ---------
@@ -48,9 +47,9 @@ class PosteriorCache:
             Rows with wav, location and record_time, the latter two empty
             where unknown.
         hide_audio : bool
-            Whether the model hears, in place of the clip, the mean of its
-            training set in every frame: zeros behind the normalisation, as
-            many as the clip has.
+            Whether the model gets, in place of each clip, as many frames of
+            the training set's mean, see :meth:`~ascmamba_modules.inference
+            .SceneClassifier.posteriors_from_features`.
 
         Returns
         -------
@@ -61,17 +60,21 @@ class PosteriorCache:
         keys = [
             (*self._key(*row), hide_audio) for row in rows.itertuples(False)
         ]
-        # Of equal keys one is asked about.
-        new = {key: row for key, row in zip(keys, rows.itertuples(False))}
-        new = [(k, row) for k, row in new.items() if k not in self._kept]
-        for start in range(0, len(new), self.batch_size):
-            part = new[start : start + self.batch_size]
-            found = self._infer([row for _, row in part], hide_audio)
-            self._kept.update(zip((key for key, _ in part), found))
-        return np.stack([self._kept[key] for key in keys])
+        missing = {
+            key: row
+            for key, row in zip(keys, rows.itertuples(False))
+            if key not in self._log_posteriors
+        }
+        for start in range(0, len(missing), self.batch_size):
+            batch = list(missing.items())[start : start + self.batch_size]
+            computed = self._infer([row for _, row in batch], hide_audio)
+            self._log_posteriors.update(
+                zip((key for key, _ in batch), computed)
+            )
+        return np.stack([self._log_posteriors[key] for key in keys])
 
     def embeddings(self, table):
-        """What the model's last layer, ``classifier``, sees of clips.
+        """Gives the vectors that the model's last layer sees.
 
         Arguments
         ---------
@@ -81,49 +84,39 @@ class PosteriorCache:
         Returns
         -------
         numpy.ndarray
-            (clips, embedding_size); None if the model has no such layer.
+            (clips, embedding_size); None if the model has no method
+            ``embed``.
         """
-        layer = getattr(self.classifier.mods.model, "classifier", None)
-        if layer is None:
+        if not hasattr(self.classifier.mods.model, "embed"):
             return None
-        seen = []
         rows = list(table.itertuples(False))
-        with layer.register_forward_pre_hook(
-            lambda _, inputs: seen.append(inputs[0].float().cpu().numpy())
-        ):
-            for start in range(0, len(rows), self.batch_size):
-                self._infer(rows[start : start + self.batch_size], False)
-        return np.concatenate(seen)
+        parts = [
+            self.classifier.embed_features(
+                *self._inputs(rows[start : start + self.batch_size])
+            )
+            for start in range(0, len(rows), self.batch_size)
+        ]
+        return torch.cat(parts).cpu().numpy()
 
     def _key(self, wav, location, record_time):
-        """What the answer depends on."""
+        """What the posteriors of a clip depend on."""
         if not self.uses_context:
             return (wav,)
         return wav, location_text(location), time_text(record_time)
 
-    @torch.no_grad()
     def _infer(self, rows, hide_audio):
-        mods, device = self.classifier.mods, self.classifier.device
-        features = [self.cache.load(row.wav) for row in rows]
-        frames = torch.tensor([len(clip) for clip in features])
-        lengths = (frames / frames.max()).to(device)
-        features = pad_sequence(features, batch_first=True).to(device)
-        with self.classifier.inference_ctx:
-            features = mods.normalize(features, lengths)
-            if hide_audio:
-                features = torch.zeros_like(features)
-            context = self._context(rows, device)
-            outputs = mods.model(features, context, lengths)
-            log_posteriors = mods.model.log_posteriors(outputs)
+        log_posteriors = self.classifier.posteriors_from_features(
+            *self._inputs(rows), hide_audio
+        )
         return log_posteriors.double().cpu().numpy()[:, self._order]
 
-    def _context(self, rows, device):
-        if not self.uses_context:
-            return None
-        tokenizer = self.classifier.hparams.tokenizer
-        places = [tokenizer.encode_location(row.location) for row in rows]
-        times = [tokenizer.encode_time(row.record_time) for row in rows]
-        return self.classifier.mods.context_encoder(
-            pad_sequence(places, batch_first=True).to(device),
-            pad_sequence(times, batch_first=True).to(device),
+    def _inputs(self, rows):
+        """Features, lengths, places and times, from the cache."""
+        features = [self.cache.load(row.wav) for row in rows]
+        frames = torch.tensor([len(clip) for clip in features])
+        return (
+            pad_sequence(features, batch_first=True),
+            frames / frames.max(),
+            [row.location for row in rows],
+            [row.record_time for row in rows],
         )

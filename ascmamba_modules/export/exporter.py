@@ -16,7 +16,7 @@ import torch
 
 from ascmamba_modules import __version__
 from ascmamba_modules.ascmamba import ASCMamba
-from ascmamba_modules.export.traceable import TraceableClassifier, null_context
+from ascmamba_modules.export.traceable import TraceableClassifier
 from ascmamba_modules.model_folder.settings import FORMAT_VERSION
 from ascmamba_modules.utils.files import replacing
 
@@ -26,6 +26,7 @@ METADATA_FILE = "metadata.json"  # within a .pt2
 OUTPUT = "posteriors"
 _OPERATORS = ("MatMul", "Gemm", "Conv")
 _BANDS = "features.bands"
+_PLACE_AND_TIME = ("Xi'an", "2023-04-21 18:30:00")  # to check exports with
 # Adaptive pooling and the Transformer of other models fix the length.
 _ANY_LENGTH = (ASCMamba,)
 
@@ -77,8 +78,8 @@ def export_model(
         "waveform" at the model's sample rate, or "features" of ``LogMel``.
     takes_context : bool
         Whether the place and time come in as a vector, see
-        :func:`ascmamba_modules.export.traceable.context_vector`; if not, they
-        are unknown.
+        :meth:`ascmamba_modules.inference.SceneClassifier.context`; if not,
+        they are unknown.
     seconds : float, optional
         Length of all clips; None is any length, which ASCMamba alone can.
     int8 : bool
@@ -250,9 +251,8 @@ def _quiet():
 
 def _metadata(classifier, module, seconds, int8):
     features = classifier.mods["features"]
-    encoder = classifier.hparams.label_encoder
     values = {
-        "classes": [encoder.ind2lab[i] for i in range(len(encoder))],
+        "classes": classifier.classes,
         "sample_rate": features.sample_rate,
         "window_seconds": seconds,
         "hop_samples": features.hop_samples,
@@ -271,7 +271,7 @@ def _metadata(classifier, module, seconds, int8):
 
 
 def _inputs(module, classifier, batch, seconds):
-    """Noise, as waveforms or as their features, and contexts."""
+    """Noise, as waveforms or as their features, and context vectors."""
     generator = torch.Generator().manual_seed(0)
     features = classifier.mods["features"]
     samples = round(seconds * features.sample_rate)
@@ -281,10 +281,8 @@ def _inputs(module, classifier, batch, seconds):
             signal = features(signal.to(classifier.device)).cpu()
     if not module.takes_context:
         return (signal,)
-    context = torch.randn(
-        batch, module.null_context.shape[1], generator=generator
-    )
-    return signal, context
+    context = classifier.context(*_PLACE_AND_TIME).cpu()
+    return signal, context.repeat(batch, 1)
 
 
 def _trace(module, classifier, seconds):
@@ -333,24 +331,21 @@ def _write_onnx(program, path, takes, metadata, int8):
         quantise(path)
 
 
+@torch.no_grad()
 def _difference(run, module, classifier, seconds):
     """Largest difference to the classifier, at several batches and lengths."""
     differences = []
     for batch, length in ((1, 1.0), (2, 3.3)):
-        inputs = _inputs(module, classifier, batch, seconds or length)
-        expected = _posteriors(classifier, module.features is None, *inputs)
-        differences.append((run(*inputs) - expected).abs().max().item())
+        signal, *context = _inputs(module, classifier, batch, seconds or length)
+        place_and_time = _PLACE_AND_TIME if context else (None, None)
+        if module.features is None:
+            expected = classifier.posteriors_from_features(
+                signal, None, *place_and_time
+            )
+        else:
+            expected, *_ = classifier.classify_batch(
+                signal, None, *place_and_time
+            )
+        difference = run(signal, *context) - expected.exp().cpu()
+        differences.append(difference.abs().max().item())
     return max(differences)
-
-
-@torch.no_grad()
-def _posteriors(classifier, takes_features, signal, context=None):
-    """What the classifier's own modules say."""
-    modules, signal = classifier.mods, signal.to(classifier.device)
-    features = signal if takes_features else modules["features"](signal)
-    if context is None and "context_encoder" in modules:
-        context = null_context(classifier).expand(len(signal), -1)
-    if context is not None:
-        context = context.to(classifier.device)
-    outputs = modules["model"](modules["normalize"](features), context)
-    return modules["model"].log_posteriors(outputs).exp().cpu()

@@ -170,8 +170,7 @@ class TraceableClassifier(nn.Module):
     def __init__(self, classifier, takes="waveform", takes_context=False):
         super().__init__()
         modules = classifier.mods
-        has_context = "context_encoder" in modules
-        if takes_context and not has_context:
+        if takes_context and "context_encoder" not in modules:
             raise ValueError(
                 "This model was trained without place and time: it takes no "
                 "context vector."
@@ -181,9 +180,9 @@ class TraceableClassifier(nn.Module):
             self.features = TraceableLogMel(modules["features"])
         self.normalize = _Normalize(modules["normalize"])
         self.model = _with_traceable_mambas(copy.deepcopy(modules["model"]))
-        context = null_context(classifier) if has_context else None
         self.takes_context = takes_context
-        self.register_buffer("null_context", context)
+        # Of an unknown place and time; None if the model uses neither.
+        self.register_buffer("null_context", classifier.context())
         self.cpu().float().eval()
 
     def forward(self, signal, context=None):
@@ -193,47 +192,6 @@ class TraceableClassifier(nn.Module):
             context = self.null_context.expand(x.shape[0], -1)
         outputs = self.model(self.normalize(x), context)
         return self.model.log_posteriors(outputs).exp()
-
-
-def null_context(classifier):
-    """The context vector of an unknown place and time.
-
-    Arguments
-    ---------
-    classifier : ascmamba_modules.inference.SceneClassifier
-        A model that takes place and time.
-
-    Returns
-    -------
-    torch.Tensor
-        (1, context_size).
-    """
-    return context_vector(classifier)
-
-
-@torch.no_grad()
-def context_vector(classifier, location=None, record_time=None):
-    """The context vector of a place and a time, for an exported model.
-
-    Arguments
-    ---------
-    classifier : ascmamba_modules.inference.SceneClassifier
-        A model that takes place and time.
-    location, record_time : optional
-        As in ``SceneClassifier.classify_file``.
-
-    Returns
-    -------
-    torch.Tensor
-        (1, context_size).
-    """
-    tokenizer = classifier.hparams.tokenizer
-    tokens = (
-        tokenizer.encode_location(location),
-        tokenizer.encode_time(record_time),
-    )
-    tokens = (t.unsqueeze(0).to(classifier.device) for t in tokens)
-    return classifier.mods["context_encoder"](*tokens).cpu()
 
 
 class _Normalize(nn.Module):

@@ -21,7 +21,7 @@ from ascmamba_modules.data.audio_files import (
     inspect_audio,
     load_audio,
 )
-from ascmamba_modules.data.place_and_time import is_future, later, time_text
+from ascmamba_modules.data.place_and_time import is_future, later
 from ascmamba_modules.inference.file_batches import (
     ClassifiedFile,
     batches_of_files,
@@ -33,8 +33,14 @@ from ascmamba_modules.inference.file_batches import (
 from ascmamba_modules.inference.streaming import cut_windows, stream_audio
 from ascmamba_modules.inference.timeline import Timeline
 from ascmamba_modules.mamba import Mamba
+from ascmamba_modules.model_folder.folder import find_model
 from ascmamba_modules.model_folder.safe_loading import load_plain
 from ascmamba_modules.model_folder.settings import SETTINGS, read_settings
+from ascmamba_modules.pipeline import (
+    class_names,
+    compute_features,
+    model_inputs,
+)
 from ascmamba_modules.selective_scan import choose_engine
 
 logger = get_logger(__name__)
@@ -87,6 +93,9 @@ class SceneClassifier(Pretrained):
     ... )
     >>> out_prob.shape, len(text_lab)
     (torch.Size([3, 2]), 3)
+    >>> features = classifier.mods.features(torch.randn(3, 44100))
+    >>> classifier.posteriors_from_features(features).shape
+    torch.Size([3, 2])
     """
 
     MODULES_NEEDED = ["features", "normalize", "model"]
@@ -106,8 +115,7 @@ class SceneClassifier(Pretrained):
     @property
     def classes(self):
         """Names of the classes, in the order of the posteriors (list)."""
-        ind2lab = self.hparams.label_encoder.ind2lab
-        return [ind2lab[i] for i in range(len(ind2lab))]
+        return class_names(self.hparams.label_encoder)
 
     @classmethod
     def from_hparams(
@@ -121,9 +129,9 @@ class SceneClassifier(Pretrained):
         Arguments
         ---------
         source : str or Path
-            A local folder (``model/`` of a finished training stage), read in
-            place and without network, or the name "owner/model" of a model
-            on the hub.
+            A local folder, read in place and without network: the output
+            folder of a finished training stage or the folder ``model/`` in
+            it.  Or the name "owner/model" of a model on the hub.
         hparams_file : str
             Name of the settings file; of trusted folders.
         trusted : bool
@@ -149,6 +157,18 @@ class SceneClassifier(Pretrained):
             If the folder is of another version of the format, if a file of
             it is damaged or does not fit, or if it needs trust and has none.
         """
+        try:
+            return cls._load(source, hparams_file, trusted, **kwargs)
+        except (FileNotFoundError, ValueError):
+            raise
+        except Exception as error:  # of whatever hyperparams.yaml builds
+            text = " ".join(str(error).split())
+            raise ValueError(
+                f"{source} cannot be loaded: {type(error).__name__}: {text}"
+            ) from error
+
+    @classmethod
+    def _load(cls, source, hparams_file, trusted, **kwargs):
         if isinstance(source, (str, Path)):
             source = _local_or_hub(str(source))
         if isinstance(source, FetchSource):
@@ -453,26 +473,113 @@ class SceneClassifier(Pretrained):
         ValueError
             As :meth:`classify_batch`, or if the model has no embeddings.
         """
-        if not hasattr(self.mods.model, "embed"):
-            name = type(self.mods.model).__name__
-            raise ValueError(f"{name} has no method embed, so no embeddings.")
-        with torch.no_grad(), self._autocast():
-            inputs = self._inputs(wavs, wav_lens, location, record_time)
-            return self.mods.model.embed(*inputs).float()
+        features, lengths = self._features(wavs, wav_lens)
+        return self.embed_features(features, lengths, location, record_time)
 
     def forward(self, wavs, wav_lens=None, location=None, record_time=None):
         """Same as :meth:`classify_batch`."""
         return self.classify_batch(wavs, wav_lens, location, record_time)
 
-    def _log_posteriors(self, wavs, wav_lens, location, record_time):
-        """(batch, classes); NaN where samples are."""
+    def posteriors_from_features(
+        self,
+        features,
+        lengths=None,
+        location=None,
+        record_time=None,
+        hide_audio=False,
+    ):
+        """Classifies clips by their features.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            What the module ``features`` computes (batch, time, n_mels), not
+            normalised.
+        lengths : torch.Tensor, optional
+            Relative lengths (batch), 1 for the longest.
+        location, record_time : optional
+            As in :meth:`classify_batch`.
+        hide_audio : bool
+            Whether to replace the clips, after normalisation, by zeros: each
+            frame is then the mean of the training set, and only place, time
+            and length are left to the model.
+
+        Returns
+        -------
+        torch.Tensor
+            Log-posteriors (batch, classes); NaN for features that are not
+            finite.
+
+        """
         with torch.no_grad(), self._autocast():
-            inputs = self._inputs(wavs, wav_lens, location, record_time)
-            outputs = self.mods.model(*inputs)
+            features, *others = self._inputs(
+                features, lengths, location, record_time
+            )
+            if hide_audio:
+                features = torch.zeros_like(features)
+            outputs = self.mods.model(features, *others)
             return self.mods.model.log_posteriors(outputs)
 
-    def _inputs(self, wavs, wav_lens, location, record_time):
-        """What the model takes: features, context, lengths."""
+    def embed_features(
+        self, features, lengths=None, location=None, record_time=None
+    ):
+        """Turns features into the vectors that the model's classifier sees.
+
+        Arguments are those of :meth:`posteriors_from_features`.
+
+        Returns
+        -------
+        torch.Tensor
+            Embeddings (batch, embedding_size).
+
+        Raises
+        ------
+        ValueError
+            If the model has no embeddings.
+        """
+        if not hasattr(self.mods.model, "embed"):
+            name = type(self.mods.model).__name__
+            raise ValueError(f"{name} has no method embed, so no embeddings.")
+        with torch.no_grad(), self._autocast():
+            inputs = self._inputs(features, lengths, location, record_time)
+            return self.mods.model.embed(*inputs).float()
+
+    def context(self, location=None, record_time=None):
+        """Encodes places and times.
+
+        Arguments
+        ---------
+        location, record_time : optional
+            As in :meth:`classify_file`, or lists of them.
+
+        Returns
+        -------
+        torch.Tensor or None
+            Context vectors (batch, context_size); None for models that do
+            not use place and time.
+
+        Raises
+        ------
+        ValueError
+            For a text that is not a time, or lists of different lengths.
+        """
+        batch = max(
+            len(value) if _is_list(value) else 1
+            for value in (location, record_time)
+        )
+        tokens = self._tokens(batch, location, record_time)
+        if tokens is None:
+            return None
+        with torch.no_grad(), self._autocast():
+            return self.mods.context_encoder(*tokens)
+
+    def _log_posteriors(self, wavs, wav_lens, location, record_time):
+        features, lengths = self._features(wavs, wav_lens)
+        return self.posteriors_from_features(
+            features, lengths, location, record_time
+        )
+
+    def _features(self, wavs, wav_lens):
         wavs = torch.atleast_2d(torch.as_tensor(wavs))
         wavs = wavs.to(self.device, torch.float32)
         if wavs.dim() != 2 or wavs.numel() == 0:
@@ -480,11 +587,16 @@ class SceneClassifier(Pretrained):
                 f"classify_batch takes (batch, samples), got {wavs.shape}."
             )
         wav_lens = self._check_lengths(wav_lens, len(wavs))
-        features = self.mods.features(wavs, wav_lens)
-        lengths = self.mods.features.frame_lengths(wavs, wav_lens)
-        features = self.mods.normalize(features, lengths)
-        context = self._context(len(wavs), location, record_time)
-        return features, context, lengths
+        with torch.no_grad(), self._autocast():
+            return compute_features(self.mods, wavs, wav_lens)
+
+    def _inputs(self, features, lengths, location, record_time):
+        """What the model takes: features, context, lengths."""
+        features = features.to(self.device)
+        if lengths is not None:
+            lengths = lengths.to(self.device)
+        tokens = self._tokens(len(features), location, record_time)
+        return model_inputs(self.mods, features, lengths, tokens)
 
     def _autocast(self):
         # SpeechBrain's own is one object, in which threads would take each
@@ -515,48 +627,37 @@ class SceneClassifier(Pretrained):
             )
         return wav_lens
 
-    def _context(self, batch, location, record_time):
+    def _tokens(self, batch, location, record_time):
         # Checked for models that take no place and time, too.
         places = _one_a_clip("location", location, batch)
         times = _one_a_clip("record_time", record_time, batch)
-        for moment in times:
-            time_text(moment)
-        self._warn_of_future(times)
-        if "context_encoder" not in self.mods:
-            return None
-        tokenizer = self.hparams.tokenizer
-        tokens = [
-            _pad([encode(value) for value in values])
-            for values, encode in (
-                (places, tokenizer.encode_location),
-                (times, tokenizer.encode_time),
-            )
-        ]
-        return self.mods.context_encoder(*(t.to(self.device) for t in tokens))
-
-    def _warn_of_future(self, times):
-        """Says once that a clock or a year may be wrong."""
-        if self._future_warned:
-            return
-        for moment in filter(is_future, times):
+        future = [moment for moment in times if is_future(moment)]
+        if future and not self._future_warned:
             self._future_warned = True
             logger.warning(
                 "record_time %s lies in the future; its month, day of the "
                 "week and hour are used as they are",
-                moment,
+                future[0],
             )
-            return
+        if "context_encoder" not in self.mods:
+            return None
+        tokens = self.hparams.tokenizer.encode_batch(places, times)
+        return [part.to(self.device) for part in tokens]
 
 
-def _one_a_clip(name, given, batch):
-    if isinstance(given, str) or not hasattr(given, "__len__"):
-        return [given] * batch
-    if len(given) != batch:
+def _is_list(value):
+    return hasattr(value, "__len__") and not isinstance(value, str)
+
+
+def _one_a_clip(name, value, batch):
+    if not _is_list(value):
+        return [value] * batch
+    if len(value) != batch:
         raise ValueError(
-            f"{name} has {len(given)} entries for {batch} clips; give one a "
+            f"{name} has {len(value)} entries for {batch} clips; give one a "
             "clip, None where it is unknown."
         )
-    return list(given)
+    return list(value)
 
 
 def _pad(sequences):
@@ -565,13 +666,14 @@ def _pad(sequences):
 
 def _local_or_hub(source):
     if Path(source).is_dir():
-        return FetchSource(FetchFrom.LOCAL, source)
+        return FetchSource(FetchFrom.LOCAL, str(find_model(source)))
     owner, slash, name = source.partition("/")
     is_hub_name = slash and name and "/" not in name and owner[:1] not in ".~"
     # A mistyped name in a folder that exists is not looked up on the hub.
     if not is_hub_name or Path(owner).exists():
         raise FileNotFoundError(
-            f"No such folder: {source}. source must be a local model folder "
-            "or the name 'owner/model' of a model on the hub."
+            f"No such folder: {source}. Name the output folder of a finished "
+            "training stage, the folder model/ in it, or the model "
+            "'owner/name' on the Hugging Face hub."
         )
     return source

@@ -16,7 +16,7 @@ from ascmamba_modules.data.audio_files import (
     libsndfile_message,
     load_audio,
 )
-from ascmamba_modules.data.place_and_time import time_text
+from ascmamba_modules.data.place_and_time import parse_time
 
 # A model's memory grows with the length of the longest clip.
 _MAX_LENGTH = 300.0  # seconds
@@ -120,7 +120,7 @@ def file_problem(path, record_time, rate):
     path : str
         The file.
     record_time : object
-        Its time, see :func:`ascmamba_modules.data.place_and_time.time_text`.
+        Its time, see :func:`ascmamba_modules.data.place_and_time.parse_time`.
     rate : int
         Rate in Hz to which it is to be resampled.
 
@@ -144,7 +144,7 @@ def file_problem(path, record_time, rate):
         )
     try:
         check_rate(found.rate, rate)
-        time_text(record_time)
+        parse_time(record_time)
     except ValueError as error:
         return str(error)
     return ""

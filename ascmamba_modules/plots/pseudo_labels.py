@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 _COLOURS = {"step 1": "#0072B2", "step 2": "#E69F00", "rejected": "#999999"}
 
 
-def draw_pseudo_labels(chosen, counts):
+def draw_pseudo_labels(selected, counts):
     """Draws classes and confidences of the clips of each step."""
     figure = Figure(figsize=(10, 4), layout="constrained", dpi=120)
     left, right = figure.subplots(1, 2)
     parts = ("step 1", "step 2", "rejected")
-    classes = sorted(set(chosen["scene_label"]))
+    classes = sorted(set(selected["scene_label"]))
     start = np.zeros(len(classes))
     for name in parts:
         clips = counts.loc[name, classes].to_numpy(float)
@@ -23,7 +23,10 @@ def draw_pseudo_labels(chosen, counts):
     left.legend(loc="best")
     steps = (1, 2, 0)
     right.hist(
-        [chosen.loc[chosen["step"] == step, "confidence"] for step in steps],
+        [
+            selected.loc[selected["step"] == step, "confidence"]
+            for step in steps
+        ],
         bins=np.linspace(0, 1, 21),
         stacked=True,
         color=[_COLOURS[name] for name in parts],

@@ -1,4 +1,4 @@
-"""The Brain that labels clips with two trained models, in rounds."""
+"""The Brain that labels clips with two trained models."""
 
 import hashlib
 import json
@@ -23,21 +23,20 @@ logger = get_logger(__name__)
 
 
 class PseudoLabelBrain(Brain):
-    """Labels what nobody has labelled, in rounds of label, select and train.
+    """Labels clips with two trained models; it does not train them.
 
-    Under torchrun each process asks the models about its share of the clips;
-    what comes out does not depend on how many there are.
+    As a Brain it takes SpeechBrain's run options: device, precision, and
+    torchrun, under which each process infers its share of the clips.  The
+    labels do not depend on the number of processes.
 
     Arguments
     ---------
     annotators : dict
-        Two models that answer as
-        :class:`ascmamba_modules.inference.SceneClassifier`: "first", whose
-        labels are taken, and "second", which is asked about the doubtful.
-    load_annotator : callable
-        Loads a model folder as such a model.
+        Two :class:`ascmamba_modules.inference.SceneClassifier`: "first",
+        whose labels are taken, and "second", whose agreement is needed where
+        the first is not confident.
     loader_options : dict
-        How to batch and load clips.
+        Options of the data loader, such as batch_size.
     run_opts : dict, optional
         SpeechBrain's run options.
 
@@ -47,70 +46,47 @@ class PseudoLabelBrain(Brain):
         If the two models differ in their classes or their sample rate.
     """
 
-    def __init__(
-        self, annotators, load_annotator, loader_options, run_opts=None
-    ):
+    def __init__(self, annotators, loader_options, run_opts=None):
         super().__init__(modules=annotators, run_opts=run_opts)
-        self.load_annotator = load_annotator
         self.loader_options = loader_options
         self._check_annotators()
 
-    def run(self, table, folder, rounds=1, share=0.9, train=None, truth=None):
-        """Labels clips, and trains on them before each further round.
+    @property
+    def classes(self):
+        """Names of the models' classes, in their order (list)."""
+        return self.modules["first"].classes
 
-        A round that was finished is not done again, and of one that was not
-        the posteriors, once they are complete, are used again.
+    def label(self, table, folder, share=0.9, truth=None):
+        """Labels the clips of a manifest that have no label.
 
         Arguments
         ---------
         table : pandas.DataFrame
-            Manifest rows of all clips, see
+            Manifest rows of all clips; see
             :func:`ascmamba_modules.pseudo_labels.selection.in_pool` for those
-            that can be labelled.
+            that are labelled.
         folder : str or Path
-            Where to write; each round has a folder ``round_<number>`` in it,
-            and in that one ``finetune_<digest of the labels>``, the training
-            that follows.
-        rounds : int
-            How often to label.
+            Where to write, see :func:`ascmamba_modules.pseudo_labels.report
+            .write_pseudo_labels`, and :meth:`posteriors`.
         share : float
             See :func:`ascmamba_modules.pseudo_labels.selection.select`.
-        train : callable, optional
-            ``train(manifest, folder)`` trains the next round's first model,
-            and returns its model folder; for rounds > 1.
         truth : pandas.Series, optional
             True classes by clip, to report the accuracy.
 
         Returns
         -------
         Path
-            The last round's manifest.
-        """
-        for number in range(1, rounds + 1):
-            place = Path(folder, f"round_{number}")
-            self.label(table, place, share, truth)
-            if number < rounds:
-                labels = (place / MANIFEST).read_bytes()
-                # Other labels, such as of another share, are trained on anew.
-                name = f"finetune_{hashlib.sha256(labels).hexdigest()[:8]}"
-                model = train(place / MANIFEST, place / name)
-                self.modules["first"] = self.load_annotator(model)
-                self._check_annotators()
-        return place / MANIFEST
-
-    def label(self, table, folder, share=0.9, truth=None):
-        """Labels clips once.
-
-        Arguments are those of :meth:`run`, which calls it.
+            The manifest with the new labels.
         """
         posteriors = self.posteriors(table[in_pool(table)], folder)
         run_on_main(
             self._select, args=[table, posteriors, folder, share, truth]
         )
+        return Path(folder, MANIFEST)
 
     def _select(self, table, posteriors, folder, share, truth):
-        chosen = select(posteriors["first"], posteriors["second"], share)
-        counts = write_pseudo_labels(folder, table, chosen, truth)
+        selected = select(posteriors["first"], posteriors["second"], share)
+        counts = write_pseudo_labels(folder, table, selected, truth)
         logger.info(
             "Pseudo-labels in %s:\n%s",
             folder,
@@ -118,15 +94,18 @@ class PseudoLabelBrain(Brain):
         )
 
     def posteriors(self, table, folder):
-        """Asks both models about clips, or reads what they said before.
+        """Computes the posteriors of both models.
+
+        They are read from ``posteriors.csv`` in the folder instead, if
+        ``posteriors.json`` beside it says that they come from the same
+        weights, clips and precision.
 
         Arguments
         ---------
         table : pandas.DataFrame
             Manifest rows.
         folder : str or Path
-            Keeps the answers in ``posteriors.csv``, and in
-            ``posteriors.json`` whose they are.
+            Keeps the posteriors.
 
         Returns
         -------
@@ -150,13 +129,13 @@ class PseudoLabelBrain(Brain):
         if key_path.exists() and json.loads(key_path.read_text()) == key:
             logger.info("Posteriors are taken from %s", path)
         else:
-            answers = self._gather(self._infer(table))
+            log_posteriors = self._gather(self._infer(table))
             run_on_main(
-                self._write_posteriors, args=[table, answers, path, key]
+                self._write_posteriors, args=[table, log_posteriors, path, key]
             )
-        found = pd.read_csv(path, header=[0, 1], index_col=0)
-        found.index = table["ID"]  # pandas reads some names as numbers
-        return {name: found[name] for name in self.modules}
+        both = pd.read_csv(path, header=[0, 1], index_col=0)
+        both.index = table["ID"]  # pandas reads some names as numbers
+        return {name: both[name] for name in self.modules}
 
     def _infer(self, table):
         """Log-posteriors of both models for this process's share of clips."""
@@ -169,32 +148,30 @@ class PseudoLabelBrain(Brain):
             return {}
         dataset = make_dataset(share, self.modules["first"].audio_normalizer)
         loader = make_dataloader(dataset, **self.loader_options)
-        answers = {}
+        log_posteriors = {}
         for batch in tqdm(loader, "Pseudo-labelling", disable=None):
-            wavs, lengths = batch.sig
-            context = batch.location, batch.record_time
             both = [
-                annotator.classify_batch(wavs, lengths, *context)[0].cpu()
+                annotator.classify_batch(
+                    *batch.sig, batch.location, batch.record_time
+                )[0].cpu()
                 for annotator in self.modules.values()
             ]
             rows = torch.stack(both, 1).double().numpy()
-            answers.update(zip(batch.id, rows))
-        return answers
+            log_posteriors.update(zip(batch.id, rows))
+        return log_posteriors
 
-    def _gather(self, answers):
+    def _gather(self, log_posteriors):
         if not self.distributed_launch:
-            return answers
-        everyone = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(everyone, answers)
-        return {name: rows for part in everyone for name, rows in part.items()}
+            return log_posteriors
+        parts = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, log_posteriors)
+        return {name: rows for part in parts for name, rows in part.items()}
 
-    def _write_posteriors(self, table, answers, path, key):
+    def _write_posteriors(self, table, log_posteriors, path, key):
         # Else a kill in between would leave an older key to new posteriors.
         path.with_suffix(".json").unlink(missing_ok=True)
-        values = np.exp(np.stack([answers[name] for name in table["ID"]]))
-        columns = pd.MultiIndex.from_product(
-            [self.modules, self.classes("first")]
-        )
+        values = np.exp(np.stack([log_posteriors[n] for n in table["ID"]]))
+        columns = pd.MultiIndex.from_product([self.modules, self.classes])
         frame = pd.DataFrame(
             values.reshape(len(values), -1), list(table["ID"]), columns
         )
@@ -222,20 +199,15 @@ class PseudoLabelBrain(Brain):
         key["clips"] = hashlib.sha256(rows.to_csv().encode()).hexdigest()
         return key
 
-    def classes(self, name):
-        """Names of the classes that a model knows, in its order."""
-        encoder = self.modules[name].hparams.label_encoder
-        return [encoder.ind2lab[i] for i in range(len(encoder.ind2lab))]
-
     def _check_annotators(self):
-        first, second = (self.classes(name) for name in ("first", "second"))
+        first, second = (model.classes for model in self.modules.values())
         if first != second:
             raise ValueError(
-                f"The annotators have other classes: {first} and {second}. "
-                "Train both with the same scene_labels."
+                f"The annotators have different classes: {first} and "
+                f"{second}. Train both with the same scene_labels."
             )
         rates = {m.audio_normalizer.sample_rate for m in self.modules.values()}
         if len(rates) > 1:
             raise ValueError(
-                f"The annotators have other sample rates: {rates} Hz."
+                f"The annotators have different sample rates: {rates} Hz."
             )

@@ -1,4 +1,4 @@
-"""What stage 3 leaves: stage 4's manifest, what was rejected, a report."""
+"""Writes the manifest of pseudo-labels, the rejected clips and a report."""
 
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from ascmamba_modules.utils.files import replacing, write_csv
 MANIFEST = "manifest.csv"
 
 
-def write_pseudo_labels(folder, table, chosen, truth=None):
-    """Writes the manifest of stage 4 and tells how it came about.
+def write_pseudo_labels(folder, table, selected, truth=None):
+    """Writes the manifest of stage 4 and a report.
 
-    ``manifest.csv``, written last, holds labelled and accepted clips, with a
-    column confidence; ``rejected.csv`` the others with the reason;
-    ``report.csv`` the counts; ``report.png`` classes and confidences.
+    ``manifest.csv``, written last, has the labelled and the accepted clips,
+    with a column confidence; ``rejected.csv`` the rejected ones with the
+    reason; ``report.csv`` the counts; ``report.png`` classes and confidences.
 
     Arguments
     ---------
@@ -27,7 +27,7 @@ def write_pseudo_labels(folder, table, chosen, truth=None):
         Where to write.
     table : pandas.DataFrame
         Manifest rows of all clips.
-    chosen : pandas.DataFrame
+    selected : pandas.DataFrame
         From :func:`ascmamba_modules.pseudo_labels.selection.select`.
     truth : pandas.Series, optional
         True classes by clip, where known.
@@ -38,14 +38,14 @@ def write_pseudo_labels(folder, table, chosen, truth=None):
         As from :func:`ascmamba_modules.pseudo_labels.selection.summarise`.
     """
     folder = Path(folder)
-    manifest = label_table(table, chosen)[[*COLUMNS, "confidence"]]
-    counts = summarise(chosen, truth)
+    manifest = label_table(table, selected)[[*COLUMNS, "confidence"]]
+    counts = summarise(selected, truth)
     write_csv(counts.rename_axis("part"), folder / "report.csv", index=True)
     with replacing(folder / "report.png") as temporary:
-        draw_pseudo_labels(chosen, counts).savefig(temporary)
-    rejected = chosen[chosen["step"] == REJECTED].drop(columns="step")
+        draw_pseudo_labels(selected, counts).savefig(temporary)
+    rejected = selected[selected["step"] == REJECTED].drop(columns="step")
     rejected["reason"] = [
-        f"not among the surest, and the second model says {label}"
+        f"not confident enough, and the second model says {label}"
         for label in rejected["second_label"]
     ]
     write_csv(rejected.rename_axis("ID"), folder / "rejected.csv", index=True)

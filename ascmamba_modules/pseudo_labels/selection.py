@@ -1,7 +1,4 @@
-"""Which of a model's answers are taken as labels: the two-step rule.
-
-Pure functions of posteriors; what a clip's row in the input is changes
-nothing.
+"""Two-step selection of pseudo-labels; independent of the order of rows.
 
 Source: the ASCMamba paper, section 3.3.
 """
@@ -17,8 +14,8 @@ REJECTED = 0
 def in_pool(table):
     """Tells which clips may be pseudo-labelled.
 
-    Never a clip that has a label, and never one that is validated, tested or
-    evaluated on.
+    Clips that have a label, or are held out for validation, test or
+    evaluation, never are.
 
     Arguments
     ---------
@@ -43,10 +40,10 @@ def in_pool(table):
 def select(first, second, share=0.9):
     """Labels clips in two steps.
 
-    First, clips are sorted by the first model's top posterior, and the share
-    of them that it is surest of takes its class.  Of the rest, those take it
-    for which both models name the same class.  Clips of equal confidence are
-    sorted by their name.
+    First, clips are sorted by the first model's highest posterior, and the
+    top share of them gets its class as label.  Of the rest, those get it for
+    which both models predict the same class.  Clips of equal confidence are
+    sorted by name.
 
     Arguments
     ---------
@@ -54,15 +51,15 @@ def select(first, second, share=0.9):
         Posteriors (clips, classes) of ASCMamba and of the improved SE-Trans:
         one index, the clips' names, and the same columns, the classes.
     share : float
-        Share of the clips to accept in the first step, 0 to 1; of a number
-        of clips that does not divide evenly the lower whole number.
+        Share of the clips to accept in the first step, 0 to 1, rounded down
+        to whole clips.
 
     Returns
     -------
     pandas.DataFrame
         For each clip, in the order given: ``scene_label`` and ``confidence``
-        by the first model, ``second_label``, and ``step``, in which it was
-        accepted: 1, 2 or 0 for never.
+        by the first model, ``second_label``, and ``step``, the step that
+        accepted it: 1, 2, or 0 if it was rejected.
 
     Raises
     ------
@@ -81,22 +78,22 @@ def select(first, second, share=0.9):
     """
     _check(first, second, share)
     second = second.loc[first.index, first.columns]
-    chosen = pd.DataFrame(
+    selected = pd.DataFrame(
         {
             "scene_label": first.idxmax(axis=1),
             "confidence": first.max(axis=1),
             "second_label": second.idxmax(axis=1),
         }
     )
-    agrees = chosen["scene_label"] == chosen["second_label"]
-    chosen["step"] = np.where(agrees, 2, REJECTED)
+    agrees = selected["scene_label"] == selected["second_label"]
+    selected["step"] = np.where(agrees, 2, REJECTED)
     # A tiny excess makes 0.9 of 10 clips nine in floating point as well.
-    n_first = int(share * len(chosen) + 1e-9)
-    ranked = chosen.assign(name=chosen.index.astype(str)).sort_values(
+    n_first = int(share * len(selected) + 1e-9)
+    ranked = selected.assign(name=selected.index.astype(str)).sort_values(
         ["confidence", "name"], ascending=[False, True]
     )
-    chosen.loc[ranked.index[:n_first], "step"] = 1
-    return chosen
+    selected.loc[ranked.index[:n_first], "step"] = 1
+    return selected
 
 
 def _check(first, second, share):
@@ -104,7 +101,7 @@ def _check(first, second, share):
         raise ValueError(f"share must be between 0 and 1, got {share}")
     if set(first.columns) != set(second.columns):
         raise ValueError(
-            f"the two models know different classes: {list(first.columns)} "
+            f"the two models have different classes: {list(first.columns)} "
             f"and {list(second.columns)}"
         )
     for table in (first, second):
@@ -121,14 +118,14 @@ def _check(first, second, share):
             )
 
 
-def label_table(table, chosen):
+def label_table(table, selected):
     """Adds accepted clips to the labelled ones, as stage 4's manifest.
 
     Arguments
     ---------
     table : pandas.DataFrame
         Manifest rows of all clips.
-    chosen : pandas.DataFrame
+    selected : pandas.DataFrame
         From :func:`select`, indexed by ID.
 
     Returns
@@ -142,44 +139,45 @@ def label_table(table, chosen):
     Raises
     ------
     ValueError
-        If a chosen clip has a label, is held out, or is not in the table.
+        If a selected clip has a label, is held out, or is not in the table.
 
     Example
     -------
     >>> table = pd.DataFrame({"ID": ["a", "b"], "scene_label": ["Bus", ""]})
     >>> table = table.assign(split="train", label_source=["human", ""])
-    >>> chosen = pd.DataFrame(
+    >>> selected = pd.DataFrame(
     ...     {"scene_label": "Bar", "confidence": 0.8, "step": 1}, ["b"]
     ... )
-    >>> labelled = label_table(table, chosen)
+    >>> labelled = label_table(table, selected)
     >>> labelled[["ID", "scene_label", "label_source"]].values.tolist()
     [['a', 'Bus', 'human'], ['b', 'Bar', 'pseudo-label step 1']]
     """
-    forbidden = set(chosen.index) - set(table.loc[in_pool(table), "ID"])
+    forbidden = set(selected.index) - set(table.loc[in_pool(table), "ID"])
     if forbidden:
         raise ValueError(
             f"{len(forbidden)} clips may not be pseudo-labelled, because they "
             "are labelled, held out or not in the manifest, such as "
             f"{min(forbidden)}"
         )
-    accepted = chosen[chosen["step"] != REJECTED]
-    found = accepted.reindex(table["ID"]).set_axis(table.index)
-    is_new = found["step"].notna()
-    table = table.assign(confidence="")
-    table["confidence"] = found["confidence"].astype(object).where(is_new, "")
-    steps = found.loc[is_new, "step"].astype(int).astype(str)
+    accepted = selected[selected["step"] != REJECTED]
+    accepted = accepted.reindex(table["ID"]).set_axis(table.index)
+    is_new = accepted["step"].notna()
+    confidence = accepted["confidence"].astype(object).where(is_new, "")
+    table = table.assign(confidence=confidence)
+    accepted = accepted[is_new]
+    steps = accepted["step"].astype(int).astype(str)
     table.loc[is_new, "label_source"] = "pseudo-label step " + steps
-    table.loc[is_new, "scene_label"] = found.loc[is_new, "scene_label"]
+    table.loc[is_new, "scene_label"] = accepted["scene_label"]
     table.loc[is_new, "split"] = "train"
     return table[table["scene_label"] != ""]
 
 
-def summarise(chosen, truth=None):
+def summarise(selected, truth=None):
     """Counts what each step accepted.
 
     Arguments
     ---------
-    chosen : pandas.DataFrame
+    selected : pandas.DataFrame
         From :func:`select`.
     truth : pandas.Series, optional
         True classes by clip, where known.
@@ -193,21 +191,21 @@ def summarise(chosen, truth=None):
 
     Example
     -------
-    >>> chosen = pd.DataFrame({"scene_label": ["Bus"], "step": [1]}, ["a"])
-    >>> chosen["second_label"] = "Bar"
-    >>> summarise(chosen)["agreement"]["step 1"].item()
+    >>> selected = pd.DataFrame({"scene_label": ["Bus"], "step": [1]}, ["a"])
+    >>> selected["second_label"] = "Bar"
+    >>> summarise(selected)["agreement"]["step 1"].item()
     0.0
     """
     rows = {}
     parts = {
-        "step 1": chosen["step"] == 1,
-        "step 2": chosen["step"] == 2,
-        "rejected": chosen["step"] == REJECTED,
-        "accepted": chosen["step"] != REJECTED,
+        "step 1": selected["step"] == 1,
+        "step 2": selected["step"] == 2,
+        "rejected": selected["step"] == REJECTED,
+        "accepted": selected["step"] != REJECTED,
     }
-    classes = sorted(set(chosen["scene_label"]))
+    classes = sorted(set(selected["scene_label"]))
     for name, is_part in parts.items():
-        part = chosen[is_part]
+        part = selected[is_part]
         counts = part["scene_label"].value_counts()
         rows[name] = counts.reindex(classes, fill_value=0).to_dict()
         rows[name]["clips"] = len(part)

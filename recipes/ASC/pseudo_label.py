@@ -8,6 +8,7 @@ Leaves in its output folder ``manifest.csv`` for stage 4, and for each round
 the posteriors, what was rejected and why, and a report.
 """
 
+import hashlib
 import shutil
 import sys
 from pathlib import Path
@@ -151,26 +152,36 @@ def load_truth(path, classes):
 def make_brain(hparams, run_opts):
     """Makes the Brain; exits with what is wrong with the models."""
 
-    def load(folder):
-        return load_annotator(folder, run_opts)
-
     try:
-        annotators = {name: load(hparams[name]) for name in ("first", "second")}
+        annotators = {
+            name: SceneClassifier.from_hparams(hparams[name], run_opts=run_opts)
+            for name in ("first", "second")
+        }
         return PseudoLabelBrain(
-            annotators, load, dict(hparams["dataloader_opts"]), run_opts
+            annotators, dict(hparams["dataloader_opts"]), run_opts
         )
     except (OSError, ValueError) as error:
         sys.exit(f"{error}")
 
 
-def make_trainer(hparams, run_opts, classes):
-    """Makes the function that trains between two rounds."""
-
-    def train_round(manifest, folder):
-        overrides = finetune_overrides(hparams, classes, manifest, folder)
-        return train.train(hparams["finetune_hparams"], run_opts, overrides)
-
-    return train_round
+def run_rounds(hparams, run_opts, brain, table, truth):
+    """Labels the clips, and trains on the labels before each further round;
+    returns the last round's manifest."""
+    for number in range(1, hparams["rounds"] + 1):
+        folder = Path(hparams["output_folder"], f"round_{number}")
+        manifest = brain.label(table, folder, hparams["share"], truth)
+        if number < hparams["rounds"]:
+            # Other labels, such as of another share, are trained on anew.
+            digest = hashlib.sha256(manifest.read_bytes()).hexdigest()[:8]
+            overrides = finetune_overrides(
+                *(hparams, brain.classes, manifest),
+                folder / f"finetune_{digest}",
+            )
+            first = train.train(
+                hparams["finetune_hparams"], run_opts, overrides
+            )
+            brain = make_brain({**hparams, "first": first}, run_opts)
+    return manifest
 
 
 def copy_manifest(manifest, output_folder):
@@ -185,7 +196,7 @@ def label(hparams_file, run_opts, overrides):
     train.check_stage(hparams)
     table = load_rows(hparams)
     brain = make_brain(hparams, run_opts)
-    classes = brain.classes("first")
+    classes = brain.classes
     check_classes(table, classes, hparams["manifest"])
     truth = load_truth(hparams["truth"], classes)
     sb.create_experiment_directory(
@@ -196,14 +207,7 @@ def label(hparams_file, run_opts, overrides):
     logger.info("Clips: %d to label", in_pool(table).sum())
     logger.info("Device: %s, precision: %s", brain.device, brain.precision)
     try:
-        manifest = brain.run(
-            table,
-            hparams["output_folder"],
-            hparams["rounds"],
-            hparams["share"],
-            make_trainer(hparams, run_opts, classes),
-            truth,
-        )
+        manifest = run_rounds(hparams, run_opts, brain, table, truth)
     except FloatingPointError as error:  # of the training between rounds
         sys.exit(f"{error}")
     run_on_main(copy_manifest, args=[manifest, hparams["output_folder"]])

@@ -17,7 +17,6 @@ from ascmamba_modules.export.exporter import (
     quantise,
     torch_runner,
 )
-from ascmamba_modules.export.traceable import context_vector
 from ascmamba_modules.inference import SceneClassifier
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
@@ -94,7 +93,7 @@ def test_features_and_context_in(classifier, tmp_path):
     run = onnx_runner(path)
     wavs = 0.1 * torch.randn(2, 33_000)
     features = classifier.mods["features"](wavs)
-    context = context_vector(classifier, "Xi'an", TIME).expand(2, -1)
+    context = classifier.context("Xi'an", TIME).expand(2, -1)
     known = run(features, context)
     assert_same(known, posteriors(classifier, wavs, "Xi'an", TIME))
     unknown = torch.tensor(json.loads(exported.metadata["unknown_context"]))

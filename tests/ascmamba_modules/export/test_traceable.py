@@ -12,7 +12,6 @@ from ascmamba_modules.export.traceable import (
     TraceableClassifier,
     TraceableLogMel,
     TraceableMamba,
-    context_vector,
 )
 from ascmamba_modules.features import LogMel
 from ascmamba_modules.inference import SceneClassifier
@@ -74,7 +73,7 @@ def test_copy_leaves_the_classifier_as_it_is(model_folder):
 def test_context_vector_is_what_place_and_time_do(model_folder, place, time):
     classifier = SceneClassifier.from_hparams(model_folder)
     wavs = 0.1 * torch.randn(2, 22050)
-    context = context_vector(classifier, place, time).expand(2, -1)
+    context = classifier.context(place, time).expand(2, -1)
     with torch.no_grad():
         found = TraceableClassifier(classifier, takes_context=True)(
             wavs, context

@@ -192,8 +192,16 @@ def test_mistyped_folder_is_refused_at_once(name, monkeypatch):
 
 
 def test_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no model folder"):
+    with pytest.raises(FileNotFoundError, match="No finished model in"):
         SceneClassifier.from_hparams(source=tmp_path)
+
+
+def test_output_folder_of_a_stage_stands_for_its_model(source, classifier):
+    found = SceneClassifier.from_hparams(source=source.parent)
+    wav = torch.randn(RATE)
+    assert torch.equal(
+        found.classify_batch(wav)[0], classifier.classify_batch(wav)[0]
+    )
 
 
 def test_weights_that_do_not_fit_are_refused(source, tmp_path):

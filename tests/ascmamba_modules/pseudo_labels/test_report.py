@@ -63,7 +63,7 @@ def test_files(table, chosen, tmp_path):
             "scene_label": "Bar",
             "confidence": "0.6",
             "second_label": "Bus",
-            "reason": "not among the surest, and the second model says Bus",
+            "reason": "not confident enough, and the second model says Bus",
         }
     ]
 
