@@ -1,4 +1,4 @@
-"""Augmentation that SpeechBrain lacks."""
+"""Augmentations on features that SpeechBrain does not have."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ class Mixup(nn.Module):
     Arguments
     ---------
     alpha : float
-        Weights are drawn from Beta(alpha, alpha); 0 switches mixing off.
+        Weights are drawn from Beta(alpha, alpha); 0 disables mixing.
 
     Example
     -------
@@ -60,7 +60,7 @@ class Mixup(nn.Module):
         if self.alpha == 0:
             return features, lengths, partner, weight
         partner = torch.randperm(batch, device=device)
-        # On the device, and unchecked: either else makes the host wait.
+        # On the device and without validation, so that the host need not wait.
         alpha = torch.full((), float(self.alpha), device=device)
         beta = torch.distributions.Beta(alpha, alpha, validate_args=False)
         weight = beta.sample((batch,))
@@ -75,7 +75,7 @@ class Mixup(nn.Module):
 
 
 def blend(x, partner, weight):
-    """Mixes rows of any tensor as :class:`Mixup` mixes features.
+    """Mixes the rows of a tensor as :class:`Mixup` mixes features.
 
     Arguments
     ---------
@@ -101,11 +101,10 @@ def blend(x, partner, weight):
 
 
 class RandomEqualizer(nn.Module):
-    """Adds a random smooth curve over the bands to each log-mel spectrogram.
+    """Adds a random smooth gain over frequency to log-mel spectrograms.
 
-    As if another microphone had recorded the clip: gains at evenly spaced
-    bands are drawn from a normal distribution, those between them follow by
-    linear interpolation.
+    It imitates another microphone: gains at evenly spaced bands are drawn
+    from a normal distribution and interpolated linearly between them.
 
     Source: H. Nam et al., "FilterAugment: An Acoustic Environmental Data
     Augmentation Method", 2022 (its linear type).

@@ -24,21 +24,21 @@ logger = get_logger(__name__)
 
 
 class SceneBrain(Brain):
-    """Trains, validates and tests a model that answers with logits.
+    """Trains, validates and tests a model whose outputs are logits.
 
     Modules: features, normalize, model and, for models that use place and
     time, context_encoder.  Needs in hparams: augmentation, mixup,
     label_smoothing, label_encoder, epoch_counter, lr_annealing,
-    train_loggers and output_folder.  During the first warmup_steps steps, if
-    there are any, the learning rate rises linearly to its value.
+    train_loggers and output_folder.  With warmup_steps in hparams, the
+    learning rate rises linearly during that many steps.
 
     The best checkpoint is the one with the highest macro accuracy on the
     validation clips.  Without any, the last one is kept.
 
-    A batch whose loss or gradient is not finite changes nothing, and is
-    counted; one more than --nonfinite_patience in an epoch ends the training
-    with a FloatingPointError.  With --grad_accumulation_factor the whole step
-    that it belongs to is dropped.
+    A batch whose loss or gradient is not finite is skipped and leaves no
+    trace in weights or statistics.  More than --nonfinite_patience of them in
+    an epoch end the training with a FloatingPointError.  With
+    --grad_accumulation_factor the whole step of such a batch is skipped.
     """
 
     SCORE = "macro_accuracy"
@@ -52,7 +52,7 @@ class SceneBrain(Brain):
     def compute_forward(self, batch, stage):
         """Runs from waveforms to the model's output."""
         padded = self._is_padded(batch)
-        # Does not wait for the copies, if the loader has pinned the memory.
+        # Asynchronous copies, if the loader has pinned the memory.
         batch = batch.to(self.device, non_blocking=True)
         tokens = None
         if "context_encoder" in self.modules:
@@ -70,7 +70,7 @@ class SceneBrain(Brain):
             )
             if context is not None:
                 context = blend(context, *self.pairs)
-        # Without lengths no module has to ask the device for padding.
+        # Without lengths no module has to wait for the device to tell padding.
         lengths = lengths if padded else None
         return self.modules.model(features, context, lengths)
 
@@ -102,7 +102,7 @@ class SceneBrain(Brain):
 
     def _labels(self, batch):
         labels = batch.label
-        # The loader pins what is padded, and labels are not.
+        # The loader pins padded data only; labels are not padded.
         if self.device_type == "cuda":
             labels = labels.pin_memory()
         return labels.to(self.device, non_blocking=True)
@@ -122,7 +122,7 @@ class SceneBrain(Brain):
         super().fit(epoch_counter, train_set, valid_set, *args, **kwargs)
 
     def fit_batch(self, batch):
-        """Trains on a batch; counts it if it has to be skipped."""
+        """Trains on a batch; see ``speechbrain.Brain.fit_batch``."""
         statistics = self._statistics()
         self._step_dropped = False
         loss = super().fit_batch(batch)
@@ -134,7 +134,7 @@ class SceneBrain(Brain):
         return loss
 
     def _statistics(self):
-        """What a batch changes apart from the weights."""
+        """State that a batch changes apart from the weights."""
         buffers = [(buffer, buffer.clone()) for buffer in self._buffers()]
         return buffers, vars(self.modules.normalize).copy()
 
@@ -152,20 +152,20 @@ class SceneBrain(Brain):
         vars(self.modules.normalize).update(normalize)
 
     def check_loss_isfinite(self, loss):
-        """Spoils all gradients if the loss is not finite.
+        """Makes all gradients NaN if the loss is not finite.
 
-        They are what all processes share, so that all drop the same step.
-        The device decides: a host that asked for the loss here would let a
-        GPU run dry between the forward and the backward pass.
+        Gradients are shared by all processes, so all of them skip the same
+        step.  This happens on the device: reading the loss here would make a
+        GPU wait between the forward and the backward pass.
         """
-        spoilt = 0 * loss.detach()  # 0, or NaN if the loss is not finite
-        loss.register_hook(lambda gradient: gradient + spoilt)
+        zero_or_nan = 0 * loss.detach()  # NaN if the loss is not finite
+        loss.register_hook(lambda gradient: gradient + zero_or_nan)
 
     def optimizers_step(self):
         """Performs a step, unless a gradient is not finite.
 
-        SpeechBrain's --skip_nonfinite_grads looks after clipping, which turns
-        the finite ones to zeros, and Adam then moves by its momentum.
+        SpeechBrain's --skip_nonfinite_grads checks after clipping, which has
+        set the finite gradients to zero; Adam then still moves by momentum.
         """
         gradients = [
             parameter.grad
@@ -173,7 +173,7 @@ class SceneBrain(Brain):
             if parameter.grad is not None
         ]
         norm = torch.nn.utils.get_total_norm(gradients)
-        # The scaler, for fp16, drops steps itself, and learns from them.
+        # With fp16 the gradient scaler skips steps itself, and adapts.
         if self.scaler.is_enabled() or torch.isfinite(norm):
             with self._warmed_up():
                 super().optimizers_step()
@@ -187,7 +187,7 @@ class SceneBrain(Brain):
         steps = getattr(self.hparams, "warmup_steps", 0)
         groups = self.optimizer.param_groups
         rates = [group["lr"] for group in groups]
-        # The count of steps is in the checkpoint: resuming goes on with it.
+        # The step count is saved in checkpoints, so warm-up resumes too.
         if self.optimizer_step < steps:
             for group, rate in zip(groups, rates):
                 group["lr"] = rate * (self.optimizer_step + 1) / (steps + 1)
@@ -213,7 +213,7 @@ class SceneBrain(Brain):
         )
 
     def on_stage_start(self, stage, epoch=None):
-        """Forgets the posteriors of the stage before."""
+        """Clears the posteriors of the stage before."""
         self.ids, self.targets, self.log_posteriors = [], [], []
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
@@ -234,12 +234,12 @@ class SceneBrain(Brain):
         log_posteriors = torch.cat(self.log_posteriors)
         if not torch.isfinite(log_posteriors).all():
             raise FloatingPointError(
-                "The model's answers are not finite: its weights are spoilt. "
-                "Train again from an earlier checkpoint or anew, with a lower "
-                "--lr or with --precision fp32."
+                "The model's outputs are not finite: its weights are damaged. "
+                "Train again from an earlier checkpoint or from scratch, with "
+                "a lower --lr or with --precision fp32."
             )
         return {
-            # Over clips: the loss that fit() averages is over batches.
+            # Averaged over clips; fit() averages over batches.
             "loss": F.nll_loss(log_posteriors, targets).item(),
             self.SCORE: macro_accuracy(targets, log_posteriors.argmax(1)),
         }
@@ -310,12 +310,12 @@ class SceneBrain(Brain):
         logger.info("Loaded the checkpoint of epoch %s", epoch)
 
     def on_evaluate_start(self, max_key=None, min_key=None):
-        """Tests what :meth:`load_best` finds."""
+        """Loads the checkpoint to test, see :meth:`load_best`."""
         self.load_best()
 
     def _wrap_distributed(self):
-        """Wraps modules for CPU processes without synchronised batch norms,
-        which PyTorch has for GPUs only."""
+        """Wraps modules; on CPUs without synchronised batch norms, which
+        PyTorch has for GPUs only."""
         if not (self.distributed_launch and self.device_type == "cpu"):
             super()._wrap_distributed()
             return
@@ -327,10 +327,10 @@ class SceneBrain(Brain):
 
 
 class TwoLevelSceneBrain(SceneBrain):
-    """Trains a model that answers with scenes and their supersets, SETrans.
+    """Trains SETrans, which classifies scenes and their supersets.
 
-    Needs in hparams, beside those of :class:`SceneBrain`: coarse_weight, the
-    weight of the supersets' loss.
+    Needs in hparams, in addition to those of :class:`SceneBrain`:
+    coarse_weight, the weight of the supersets' loss.
     """
 
     def clip_losses(self, predictions, labels):

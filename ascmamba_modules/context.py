@@ -24,17 +24,16 @@ from torch.nn.utils.rnn import pad_sequence
 from ascmamba_modules.data.place_and_time import location_text, time_text
 
 PADDING = 0
-# Every time text is made of these, and a place may be made of any of these
-# letters, whatever the training set happens to contain.
+# Characters that must have tokens, whether or not the training set has them.
 _ALPHABET = ("abcdefghijklmnopqrstuvwxyz", "0123456789", "-'., ")
 
 
 @register_checkpoint_hooks
 class ContextTokenizer:
-    """Cuts the texts of place and time into SentencePiece tokens.
+    """Turns place and time into SentencePiece tokens.
 
-    Trained once on the metadata of the training set, and saved with the
-    model.  Token 0 is padding; a text that is unknown is one padding token.
+    It is trained on the metadata of the training set and saved with the
+    model.  Token 0 is padding; an unknown place or time is one padding token.
 
     Arguments
     ---------
@@ -72,7 +71,7 @@ class ContextTokenizer:
             sentence_iterator=iter([*_ALPHABET, *sorted(texts)]),
             model_writer=model,
             vocab_size=self.vocab_size,
-            # Larger pieces need more text than a few cities and 24 hours.
+            # Larger pieces would need more text to be learned.
             model_type="char",
             character_coverage=1.0,
             pad_id=PADDING,
@@ -146,13 +145,13 @@ class ContextTokenizer:
 
 
 class ContextEncoder(nn.Module):
-    """Tokens of place and time to one context vector.
+    """Encodes tokens of place and time as one context vector.
 
     The vector is the sum of a part for the place and a part for the time.
     Where one is missing, its part is a learned null vector; with both
     missing the context is the learned null context.  In training, known
-    places and times are hidden at random, so that the null vectors are
-    learned even where the metadata is complete.
+    places and times are dropped at random, so that the null vectors are
+    learned even if the metadata is complete.
 
     Arguments
     ---------
@@ -163,7 +162,8 @@ class ContextEncoder(nn.Module):
     embedding_size : int
         Length of a token's embedding.
     metadata_dropout : float
-        Share of places, and independently of times, hidden in training.
+        Probability with which a place, and independently a time, is treated
+        as unknown in training.
     max_tokens : int
         Tokens of a text beyond this number are ignored.
 
@@ -223,7 +223,7 @@ class ContextEncoder(nn.Module):
             known = known & (shown >= self.metadata_dropout)
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.tokens(tokens) + self.positions(positions)
-        # The nonlinearity ties each token to its place before the mean.
+        # The nonlinearity ties each token to its position before the mean.
         x = F.gelu(self.hidden(x)) * present
         x = x.sum(1) / present.sum(1).clamp(min=1)  # (B, embedding_size)
         return torch.where(known, project(x), null)

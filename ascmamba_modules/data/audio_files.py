@@ -1,7 +1,8 @@
-"""What audio files hold and what is wrong with them, found without decoding.
+"""Inspecting and reading audio files.
 
-libsndfile reads a truncated file without a word, as a shorter one, and other
-faults show only in the middle of an epoch: here they show before.
+libsndfile reads a truncated file as a shorter one, without an error, and
+reports other faults only in the middle of an epoch.  Here they are found
+before, without decoding the files.
 """
 
 import math
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.parallel import parallel_map
 
-from ascmamba_modules.utils.files import write_csv
+from ascmamba_modules.utils.files import file_stamp, write_csv
 
 logger = get_logger(__name__)
 
@@ -32,18 +33,18 @@ _MAX_FILTER_SIZE = 6e7  # values of float64
 
 
 class AudioFile(NamedTuple):
-    """What the header of an audio file says.
+    """The header of an audio file, and its problem if it has one.
 
     Arguments
     ---------
     rate : int
-        Samples a second in Hz; 0 for a file that cannot be read.
+        Sample rate in Hz; 0 for a file that cannot be read.
     channels : int
         Number of channels.
     duration : float
         Length in seconds.
     problem : str
-        What is wrong with the file, with the remedy; empty for a sound file.
+        What is wrong with the file, with the remedy; empty if nothing is.
     """
 
     rate: int = 0
@@ -54,7 +55,7 @@ class AudioFile(NamedTuple):
 
 @contextmanager
 def open_audio(path):
-    """Opens an audio file of any name.
+    """Opens an audio file, whatever its name.
 
     Arguments
     ---------
@@ -73,33 +74,33 @@ def open_audio(path):
     soundfile.LibsndfileError
         If it is no audio file.
     """
-    # By number: libsndfile refuses names of over 1024 bytes, and soundfile
-    # those that are not UTF-8.
+    # By file descriptor: libsndfile refuses names of over 1024 bytes, and
+    # soundfile names that are not UTF-8.
     with open(path, "rb", buffering=0) as file:
         with soundfile.SoundFile(file.fileno(), closefd=False) as audio:
             yield audio
 
 
 def libsndfile_message(error):
-    """What libsndfile has against a file, without the name it was given.
+    """Gives libsndfile's message on an error, without the file name.
 
     Arguments
     ---------
     error : Exception
-        From opening or reading an audio file.
+        Raised by opening or reading an audio file.
 
     Returns
     -------
     str
-        The reason.
+        The message.
     """
     return getattr(error, "error_string", str(error)).strip().rstrip(".")
 
 
 def inspect_audio(path):
-    """Reads the header of an audio file and checks that its end is there.
+    """Reads the header of an audio file and looks for its end.
 
-    That a file is truncated is seen in WAVE, FLAC and Ogg files.
+    Truncation is found in WAVE, FLAC and Ogg files.
 
     Arguments
     ---------
@@ -109,7 +110,7 @@ def inspect_audio(path):
     Returns
     -------
     AudioFile
-        What it holds, and its problem if there is one.
+        Its header and problem.
 
     Example
     -------
@@ -124,7 +125,7 @@ def inspect_audio(path):
         return AudioFile(problem="empty file (0 bytes); fetch it again")
     try:
         with open_audio(path) as audio:
-            found = AudioFile(
+            header = AudioFile(
                 audio.samplerate,
                 audio.channels,
                 audio.frames / audio.samplerate,
@@ -140,14 +141,14 @@ def inspect_audio(path):
         return AudioFile(problem=problem)
     if "truncated" not in problem and _is_cut_short(path):
         problem = _TRUNCATED
-    return found._replace(problem=problem)
+    return header._replace(problem=problem)
 
 
 _TRUNCATED = "truncated: shorter than its header says; fetch it again"
 
 
 def _problem_of_samples(audio):
-    """Looks for the last sample, and for NaN where there can be any."""
+    """Reads the last sample, and all samples of a float file."""
     if audio.frames == 0:
         return "no samples in the file; fetch it again"
     audio.seek(audio.frames - 1)
@@ -162,7 +163,7 @@ def _problem_of_samples(audio):
 
 
 def audio_problem(path, duration=None):
-    """Says what is wrong with an audio file.
+    """Checks an audio file.
 
     Arguments
     ---------
@@ -184,13 +185,13 @@ def audio_problem(path, duration=None):
     return _problem(inspect_audio(path), duration)
 
 
-def _problem(found, duration):
-    if found.problem:
-        return found.problem
+def _problem(header, duration):
+    if header.problem:
+        return header.problem
     if pd.notna(duration):
-        if found.duration < duration - _DURATION_TOLERANCE:
+        if header.duration < duration - _DURATION_TOLERANCE:
             return (
-                f"truncated: {found.duration:.2f} s of the {duration:.2f} s "
+                f"truncated: {header.duration:.2f} s of the {duration:.2f} s "
                 "that the manifest states; fetch it again or correct "
                 "'duration'"
             )
@@ -198,7 +199,7 @@ def _problem(found, duration):
 
 
 def audio_problems(paths, durations):
-    """Says what is wrong with audio files, several at a time.
+    """Checks audio files in threads.
 
     Arguments
     ---------
@@ -217,15 +218,15 @@ def audio_problems(paths, durations):
 
 
 def inspect_audio_files(paths, index):
-    """Inspects many files; those that have not changed are not read again.
+    """Inspects many files, except those that an earlier run has inspected.
 
     Arguments
     ---------
     paths : list
         Full paths of the files.
     index : str or Path
-        CSV file that keeps what was found, with each file's size and time of
-        change.  It is read if it is there, and written anew.
+        CSV file that keeps the results, with each file's size and
+        modification time; it is read if it exists, and rewritten.
 
     Returns
     -------
@@ -240,17 +241,17 @@ def inspect_audio_files(paths, index):
     known = _read_index(index)
     keys = list(zip(table["path"], table["size"], table["modified"]))
     new = [path for path, *stamp in keys if (path, *stamp) not in known]
-    # Processes: reading headers holds Python's lock most of the time.
-    found = parallel_map(
+    # Processes, because reading headers mostly holds Python's global lock.
+    inspected = parallel_map(
         inspect_audio,
         new,
         chunk_size=64,
         queue_size=1024,
-        # Only a terminal shows the bar, a log file does not.
+        # disable=None: no bar unless the output is a terminal.
         progress_bar_kwargs={"desc": "Checking audio", "disable": None},
     )
-    fresh = dict(zip(new, found))
-    rows = [fresh.get(key[0]) or known[key] for key in keys]
+    inspected = dict(zip(new, inspected))
+    rows = [inspected.get(key[0]) or known[key] for key in keys]
     table[list(AudioFile._fields)] = pd.DataFrame(
         rows, columns=AudioFile._fields
     )
@@ -266,16 +267,14 @@ def inspect_audio_files(paths, index):
 
 
 def _stamp(path):
-    """Size and time of change; -1 for a file that is not there."""
     try:
-        status = os.stat(path)
+        return file_stamp(path)
     except OSError:
         return -1, -1
-    return status.st_size, status.st_mtime_ns
 
 
 def _read_index(index):
-    """What an earlier run found: (path, size, modified) to AudioFile."""
+    """Results of an earlier run: AudioFile by (path, size, modified)."""
     fields = ["path", "size", "modified", *AudioFile._fields]
     if not Path(index).exists():
         return {}
@@ -298,8 +297,8 @@ def load_audio(path, audio_normalizer, seconds=None):
     audio_normalizer : speechbrain.dataio.preprocess.AudioNormalizer
         Resamples and averages the channels.
     seconds : float, optional
-        Fixed length: what is longer is cut at the end, what is shorter is
-        followed by silence.  None keeps the file's own length.
+        Fixed length: longer files are cut at the end, shorter ones padded
+        with silence.  None keeps the file's length.
 
     Returns
     -------
@@ -314,7 +313,7 @@ def load_audio(path, audio_normalizer, seconds=None):
     with open_audio(path) as audio:
         rate = audio.samplerate
         check_rate(rate, audio_normalizer.sample_rate)
-        # Resampling less is quicker.
+        # Read no more than is needed: resampling takes time.
         frames = -1 if seconds is None else round(seconds * rate) + 1
         samples = audio.read(frames, dtype="float32", always_2d=True)
     waveform = torch.from_numpy(samples)
@@ -326,10 +325,10 @@ def load_audio(path, audio_normalizer, seconds=None):
 
 
 def check_rate(rate, new_rate):
-    """Refuses rates whose ratio makes the resampler's filters too many.
+    """Refuses rates for which the resampler would need too much memory.
 
     It has a filter for each of ``new_rate / gcd`` phases, ``rate / gcd`` long:
-    16 GB of them from 48,003 to 44,100 Hz.
+    16 GB in all from 48,003 to 44,100 Hz.
 
     Arguments
     ---------
@@ -348,16 +347,13 @@ def check_rate(rate, new_rate):
     divisor = math.gcd(rate, new_rate)
     if (rate // divisor) * (new_rate // divisor) > _MAX_FILTER_SIZE:
         raise ValueError(
-            f"the rate of {rate} Hz has too odd a ratio to {new_rate} Hz; "
-            "convert the file to a usual rate (8000, 16000, 44100, 48000 ...)"
+            f"{rate} Hz cannot be resampled to {new_rate} Hz in little "
+            "memory; convert the file to a usual rate (16000, 44100, 48000 ...)"
         )
 
 
 def _is_cut_short(path):
-    """Whether a WAVE or Ogg file ends before it says it does.
-
-    libsndfile reads either without a word, as a shorter file.
-    """
+    """Whether a WAVE or Ogg file ends before its header says."""
     with open(path, "rb") as file:
         start = file.read(12)
         if start[:4] == b"RIFF" and start[8:] == b"WAVE":
@@ -372,7 +368,7 @@ def _wave_is_cut_short(file):
     while len(header := file.read(8)) == 8:
         name, size = struct.unpack("<4sI", header)
         if name == b"data":
-            # Programs that write into a pipe leave the maximum as size.
+            # Programs that write to a pipe leave the maximum as size.
             end = file.tell() + size
             return size < 0x7FFFFF00 and end > file.seek(0, os.SEEK_END)
         file.seek(size + size % 2, os.SEEK_CUR)
@@ -380,7 +376,7 @@ def _wave_is_cut_short(file):
 
 
 def _ogg_is_cut_short(file):
-    """Looks for a complete last page that is marked as the stream's end."""
+    """Looks for a complete last page with the end-of-stream flag."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 2 * _OGG_PAGE_BYTES))
     tail = file.read()

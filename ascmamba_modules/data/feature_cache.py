@@ -1,11 +1,11 @@
-"""Features kept on disk, so that epochs need not decode audio again.
+"""Features on disk, so that audio is decoded only once.
 
-A cache is a folder for each setting of the features with two files:
-``features.bin``, all frames of all clips one after another, which is mapped
-into memory, and ``index.csv``, which tells where each clip's frames are and of
-which size and time its audio file was.  Frames are only ever appended, and
-the index is replaced as a whole after they are on disk: whoever reads has a
-valid index at any moment, and a killed build goes on where it stopped.
+A cache is a folder with one sub-folder for each setting of the features, which
+has two files.  ``features.bin`` has the frames of all clips one after another,
+and is memory-mapped; ``index.csv`` has the position of each clip's frames, and
+the size and modification time of its audio file.  Frames are only appended,
+and the index is replaced atomically once they are on disk: readers always see
+a valid index, and a killed build resumes where it stopped.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ascmamba_modules.data.audio_files import load_audio
-from ascmamba_modules.utils.files import replacing, write_csv
+from ascmamba_modules.utils.files import file_stamp, replacing, write_csv
 
 logger = get_logger(__name__)
 
@@ -34,13 +34,13 @@ _CLIPS_PER_COMMIT = 1000
 class FeatureCache:
     """Log-mel features of clips, computed once.
 
-    float16 halves the file; its steps are 0.06 dB at 64 to 128 dB, and
-    smaller below, far under what a clip's features vary by.
+    float16 halves the file; its resolution is 0.06 dB from 64 to 128 dB, and
+    finer below, far less than a clip's features vary.
 
     Arguments
     ---------
     folder : str or Path
-        Where the caches are; one folder a setting is made in it.
+        Where to keep the features; each setting gets a sub-folder.
     features : ascmamba_modules.features.LogMel
         What to compute.
     audio_normalizer : speechbrain.dataio.preprocess.AudioNormalizer
@@ -49,7 +49,7 @@ class FeatureCache:
         Fixed length of the clips in seconds, see
         :func:`ascmamba_modules.data.audio_files.load_audio`.
     dtype : str
-        "float16" or "float32", as what the values are kept.
+        "float16" or "float32", the type of the stored values.
 
     Example
     -------
@@ -93,24 +93,24 @@ class FeatureCache:
         self._frames = None
 
     def build(self, paths, num_workers=0):
-        """Computes what is missing or stale.
+        """Computes the features that are missing or out of date.
 
-        To be called by one process of a training; others, of this or another
-        training, may read at the same time, and wait here if they build too.
+        One process of a training calls this.  Other trainings may read the
+        cache meanwhile, and wait here if they build it, too.
 
         Arguments
         ---------
         paths : list
             Audio files.
         num_workers : int
-            Processes that read and compute; 0 for this one.
+            Worker processes; 0 for none.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "lock"):
             with replacing(self.folder / "settings.json") as temporary:
                 temporary.write_text(json.dumps(self.settings, indent=2))
             entries = self._read_index()
-            stamps = {str(path): _stamp(path) for path in paths}
+            stamps = {str(path): file_stamp(path) for path in paths}
             new = [
                 path
                 for path, stamp in stamps.items()
@@ -130,12 +130,12 @@ class FeatureCache:
         self._entries = self._frames = None
 
     def load(self, path):
-        """Gives the features of a clip that :meth:`build` was called with.
+        """Loads the features of a clip.
 
         Arguments
         ---------
         path : str or Path
-            Its audio file.
+            Its audio file, which :meth:`build` was called with.
 
         Returns
         -------
@@ -150,7 +150,7 @@ class FeatureCache:
         return torch.from_numpy(values)
 
     def __getstate__(self):
-        """Leaves out the map: a spawned worker makes its own."""
+        """Leaves out the memory map: a spawned worker opens its own."""
         return {**vars(self), "_entries": None, "_frames": None}
 
     def _map(self):
@@ -178,13 +178,13 @@ class FeatureCache:
             _Clips(paths, self),
             batch_size=None,
             num_workers=num_workers,
-            # Else a training would go another way for having built a cache.
+            # Its own generator: building must not advance the global one.
             generator=torch.Generator(),
         )
-        # The bar shows itself only on a terminal.
+        # disable=None: no bar unless the output is a terminal.
         clips = tqdm(clips, "Computing features", len(paths), disable=None)
         with open(self.folder / "features.bin", "ab") as file:
-            # What a killed build left after the last clip in the index.
+            # Frames of a killed build that are not in the index.
             file.truncate(end * self.features.n_mels * self.dtype.itemsize)
             for number, (path, values) in enumerate(zip(paths, clips), 1):
                 file.write(values.numpy().tobytes())
@@ -214,8 +214,3 @@ class _Clips(Dataset):
         )
         values = cache.features(waveform.unsqueeze(0))[0]
         return torch.from_numpy(values.numpy().astype(cache.dtype))
-
-
-def _stamp(path):
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns

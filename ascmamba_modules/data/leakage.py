@@ -1,8 +1,8 @@
-"""What a split gives away: how near validation is to training.
+"""Leakage between training and validation clips.
 
-A model that knows place and time, or that hears what clips of one session
-share, can score high on clips it has in effect seen.  The audit says how many
-there are, and what place and time alone would score.
+A model that knows place and time, or recognises what clips of one session have
+in common, can score high on clips that it has in effect seen.  The audit
+counts them, and scores a decision tree on place and time alone.
 """
 
 from warnings import catch_warnings, simplefilter
@@ -39,7 +39,7 @@ _WHOLES = {
 
 
 def audit(table, period=PERIOD, tolerance=TOLERANCE):
-    """Measures how much of a split's clips training has in effect seen.
+    """Measures the share of a split's clips that training has in effect seen.
 
     Arguments
     ---------
@@ -51,12 +51,13 @@ def audit(table, period=PERIOD, tolerance=TOLERANCE):
     Returns
     -------
     pandas.DataFrame
-        A column for each split but "train" and none, of the clips that are
-        scored: the labelled ones, or all if none is labelled.  Rows: their
-        number; for session, run, day and city, and city the share of them
-        (0 to 1) that has a labelled training clip, or any training clip, in
-        the same; and ``metadata-only macro accuracy``, the score of
-        :func:`classify_by_metadata`, NaN without labels.
+        A column for each split except "train" and "", on its labelled clips,
+        or on all of them if none is labelled.  Rows: their number; for
+        session, run, day and city, and city the share of them (0 to 1) with
+        a labelled training clip, or any training clip, in the same; and
+        ``metadata-only macro accuracy``, the score of
+        :func:`~ascmamba_modules.data.metadata_baseline.classify_by_metadata`,
+        NaN without labels.
 
     Raises
     ------
@@ -115,7 +116,7 @@ def audit(table, period=PERIOD, tolerance=TOLERANCE):
 
 
 def find_warnings(table):
-    """Says what a user of the split should know about its metadata.
+    """Lists warnings about the metadata of a split.
 
     Arguments
     ---------
@@ -125,8 +126,8 @@ def find_warnings(table):
     Returns
     -------
     list
-        Texts on: unknown places and times, sessions of several classes,
-        cities and classes that are scored but not in training.
+        Texts on unknown places and times, sessions with several classes, and
+        cities and classes that are not in training.
 
     Raises
     ------
@@ -193,7 +194,7 @@ def _names(names):
 
 
 def audit_text(table, period=PERIOD, tolerance=TOLERANCE):
-    """Writes summary, audit and warnings as text.
+    """Formats summary, audit and warnings as text.
 
     Arguments
     ---------

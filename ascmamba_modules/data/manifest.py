@@ -1,7 +1,7 @@
-"""The manifest: one CSV row a clip, whatever corpus it is from.
+"""The manifest: a CSV file with one row a clip, for every corpus.
 
-Everything that can be wrong with a manifest or its audio files is found here,
-before any training, and reported in one message.
+Faults of a manifest and its audio files are found here, before training, and
+reported in one message.
 """
 
 import csv
@@ -33,7 +33,7 @@ _SHOWN_PROBLEMS = 20
 
 
 class ManifestError(ValueError):
-    """What is wrong with a manifest: the first 20 problems and their count.
+    """The problems of a manifest: their number and the first 20.
 
     Arguments
     ---------
@@ -51,13 +51,31 @@ class ManifestError(ValueError):
 
     def __init__(self, path, problems):
         plural = "" if len(problems) == 1 else "s"
-        lines = [f"{path}: {len(problems)} problem{plural}"]
-        lines += [f"  - {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
-        hidden = len(problems) - _SHOWN_PROBLEMS
-        if hidden > 0:
-            lines.append(f"  ... and {hidden} more")
-        super().__init__("\n".join(lines))
+        head = f"{path}: {len(problems)} problem{plural}"
+        super().__init__(list_problems(head, problems))
         self.problems = problems
+
+
+def list_problems(head, problems):
+    """Writes the first 20 problems below each other.
+
+    Arguments
+    ---------
+    head : str
+        The first line.
+    problems : list
+        One text a problem.
+
+    Returns
+    -------
+    str
+        Several lines.
+    """
+    lines = [head]
+    lines += [f"  - {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
+    if len(problems) > _SHOWN_PROBLEMS:
+        lines.append(f"  ... and {len(problems) - _SHOWN_PROBLEMS} more")
+    return "\n".join(lines)
 
 
 def read_manifest(path):
@@ -66,21 +84,21 @@ def read_manifest(path):
     Arguments
     ---------
     path : str or Path
-        CSV file with the columns of ``COLUMNS``, UTF-8; others are left out.
+        CSV file in UTF-8 with the columns of ``COLUMNS``; others are ignored.
 
     Returns
     -------
     pandas.DataFrame
-        Texts, stripped, empty where nothing is known.  ``duration`` is a
-        number in seconds or NaN; ``wav`` is a full path (in the file it may
-        be relative to the manifest's folder); ``line`` is the line of the
-        CSV file.
+        Stripped texts, empty where unknown.  ``duration`` is a number of
+        seconds or NaN; ``wav`` is an absolute path (in the file it may be
+        relative to the manifest's folder); ``line`` is the line of the CSV
+        file.
 
     Raises
     ------
     ManifestError
-        For an unreadable file, missing or repeated columns, rows of another
-        length, empty or duplicate IDs, unusable durations or times.
+        For an unreadable file, missing or repeated columns, rows of the wrong
+        length, empty or duplicate IDs, and invalid durations or times.
     """
     table, problems = _parse(path)
     if problems:
@@ -110,7 +128,7 @@ def read_training_rows(path, scene_labels):
     ManifestError
         With all problems at once: those of :func:`read_manifest`, unknown
         classes, no labelled training clips, and audio files that are
-        missing, empty, truncated or not audio.
+        missing, empty, truncated or unreadable.
     """
     table, problems = _parse(path)
     labelled = table[table["scene_label"] != ""]
@@ -125,7 +143,7 @@ def read_training_rows(path, scene_labels):
 
 
 def _parse(path):
-    """Table and problems of its rows; raises if there can be no table."""
+    """The table and the problems of its rows."""
     path = Path(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -220,7 +238,7 @@ def _class_problems(table, labelled, scene_labels):
 
 
 def unusable_files(table):
-    """Checks the audio files of a table, without decoding them whole.
+    """Checks the audio files of a table without decoding them.
 
     Arguments
     ---------
@@ -241,7 +259,7 @@ def unusable_files(table):
 
 
 def write_manifest(table, path):
-    """Writes a manifest, whole or not at all.
+    """Writes a manifest, completely or not at all.
 
     Arguments
     ---------
@@ -275,9 +293,9 @@ def make_dataset(
         Turns location and record_time into tokens; None for models that take
         no place and time.
     clip_length : float, optional
-        Fixed length of the clips in seconds; None keeps their own.
+        Fixed length of the clips in seconds; None keeps their lengths.
     feature_cache : ascmamba_modules.data.feature_cache.FeatureCache, optional
-        Gives the features of every clip in place of its waveform.
+        Provides features instead of waveforms.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Classes from place and time alone, without any audio."""
+"""A baseline that uses place and time alone, no audio."""
 
 import pandas as pd
 from sklearn.compose import make_column_transformer
@@ -10,14 +10,13 @@ from ascmamba_modules.data.sessions import find_places, find_times
 
 
 def classify_by_metadata(training, clips):
-    """Tells classes from place and time alone, without any audio.
+    """Predicts classes with a metadata-only decision tree.
 
-    A decision tree is grown on place (one input a city), day and time of
-    day until it knows the training clips by heart.  Within a session it
-    finds the session's class; elsewhere mostly that of the city's nearest
-    recordings; in a city that training has not seen only days and times are
-    left.  It is an example of what a model can do with place and time, not
-    the best that can be done.
+    The tree is grown on place (one input a city), day and time of day until
+    it fits all training clips.  Within a session of training it predicts the
+    session's class, elsewhere mostly that of the city's nearest recordings; in
+    a city that training has not seen, only days and times are left.  It shows
+    what a model can do without audio, not the best that can be done.
 
     Arguments
     ---------

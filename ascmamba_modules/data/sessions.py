@@ -1,4 +1,4 @@
-"""Which clips were recorded together: sessions, runs, days and cities.
+"""Groups of clips recorded together: sessions, runs, days and cities.
 
 Clips of one session, and of one recorder left running, share people, noises
 and echoes.  A model that has seen some of them recognises the others by these
@@ -19,7 +19,7 @@ TOLERANCE = 1.0  # seconds
 
 
 def find_places(table):
-    """Places in one spelling, so that equal ones can be told by ``==``.
+    """Unifies the spelling of places, so that equal ones compare equal.
 
     Arguments
     ---------
@@ -29,9 +29,9 @@ def find_places(table):
     Returns
     -------
     pandas.Series
-        Of the spellings with the same
-        :func:`~ascmamba_modules.data.place_and_time.location_text` the first
-        in the alphabet; empty if unknown.
+        The alphabetically first of the spellings with the same
+        :func:`~ascmamba_modules.data.place_and_time.location_text`; empty if
+        unknown.
 
     Example
     -------
@@ -54,8 +54,8 @@ def find_times(table):
     Returns
     -------
     pandas.DataFrame
-        ``day`` and ``time``, the latter with the day; NaT if unknown, for a
-        date alone only the time.
+        ``day`` and ``time`` (with the day); NaT if unknown.  A date alone
+        has no ``time``.
 
     Raises
     ------
@@ -97,10 +97,9 @@ def _day_and_time(text):
 def find_sessions(table):
     """Names the recording session of every clip.
 
-    That is the session that the table states.  Where it states none, clips
-    of equal place and time, to the second, are a session; a clip whose place
-    or time is unknown is one by itself, because nothing says what it belongs
-    to.
+    This is the session in the table.  Where it is empty, clips of the same
+    place and time, to the second, are a session; a clip of unknown place or
+    time is a session by itself.
 
     Arguments
     ---------
@@ -110,7 +109,7 @@ def find_sessions(table):
     Returns
     -------
     pandas.Series
-        Names (rows): what is stated, place and time, or the clip's ID.
+        For each row the session in the table, place and time, or the ID.
 
     Raises
     ------
@@ -141,10 +140,10 @@ def find_sessions(table):
 
 
 def find_runs(table, period=PERIOD, tolerance=TOLERANCE):
-    """Chains sessions that one recorder seems to have made without a stop.
+    """Chains sessions that one recorder seems to have made without a break.
 
-    Two sessions of one place belong together if their times differ by
-    ``period``; so do, in turn, all that are linked this way.
+    Two sessions of a place whose times differ by ``period`` are linked; a run
+    is a set of sessions connected by links.
 
     Arguments
     ---------
@@ -153,12 +152,12 @@ def find_runs(table, period=PERIOD, tolerance=TOLERANCE):
     period : float
         Seconds from the start of a file to that of the recorder's next.
     tolerance : float
-        Seconds by which the period may be missed.
+        Largest deviation from the period in seconds.
 
     Returns
     -------
     pandas.Series
-        Names (rows): that of the run's first session.
+        For each row the name of the run's first session.
 
     Raises
     ------
@@ -262,7 +261,7 @@ def find_groups(table, period=PERIOD, tolerance=TOLERANCE):
 
 
 def _enclose(inner, outer):
-    """Joins the outer groups that an inner group lies across."""
+    """Joins outer groups that share an inner group."""
     inner = pd.factorize(inner)[0]
     codes, names = pd.factorize(outer, sort=True)
     n = len(names)
@@ -278,7 +277,7 @@ def _components(n, starts, ends):
 
 
 def summarise(table, period=PERIOD, tolerance=TOLERANCE):
-    """Counts sessions and runs, and what they give away.
+    """Counts sessions and runs, and clips that share them with labels.
 
     Arguments
     ---------
@@ -292,9 +291,8 @@ def summarise(table, period=PERIOD, tolerance=TOLERANCE):
     Returns
     -------
     pandas.Series
-        The counts, by what is counted; last, a mean.  A labelled session or
-        run is one with a labelled development clip; labels of evaluation
-        clips are not looked at.
+        Counts and, last, a mean.  A labelled session or run has a labelled
+        development clip; labels of evaluation clips are ignored.
 
     Raises
     ------

@@ -1,8 +1,7 @@
 """Splits into training and validation clips that do not leak.
 
 A random split, such as the paper's, puts clips of one recording session on
-both sides; see :mod:`ascmamba_modules.data.leakage` for what that does to a
-score.
+both sides; :mod:`ascmamba_modules.data.leakage` measures the effect.
 """
 
 import logging
@@ -31,12 +30,12 @@ _CLOSE_ENOUGH = 1e-4
 def split(table, by, share=0.2, seed=1986, period=PERIOD, tolerance=TOLERANCE):
     """Divides the development clips anew into training and validation.
 
-    scikit-learn's ``GroupShuffleSplit`` draws the groups to validate on; the
-    draw is then improved group by group: first, as many classes as possible
-    have validation clips, then the share of each comes as close to ``share``
+    scikit-learn's ``GroupShuffleSplit`` draws the validation groups; the draw
+    is then improved group by group: first, as many classes as possible get
+    validation clips, then the share of each class comes as close to ``share``
     as whole groups allow (with few groups, such as cities, not very close).
-    Every class keeps training clips, so a group that holds all clips of a
-    class is never validated on.
+    Every class keeps training clips, so a group with all clips of a class is
+    never held out.
 
     Unlabelled clips go with their group: those that share one with a
     validation clip become "valid" as well, so that they are neither
@@ -49,14 +48,14 @@ def split(table, by, share=0.2, seed=1986, period=PERIOD, tolerance=TOLERANCE):
         its rows does not matter.  The development clips are those of split
         "train", "valid" or none.
     by : str
-        What stays together: "session", "run", "city_day" or "city", see
-        :func:`ascmamba_modules.data.sessions.find_groups`; or "random",
-        nothing, as in the paper.  That **leaks**: nearly all validation clips
-        come from sessions that are trained on.
+        Groups that are not divided: "session", "run", "city_day" or "city",
+        see :func:`ascmamba_modules.data.sessions.find_groups`; or "random"
+        for none, as in the paper, which **leaks**: nearly all validation
+        clips come from sessions that are trained on.
     share : float
         Share of the labelled clips to validate on, between 0 and 1.
     seed : int
-        Another seed gives another split where there is a choice.
+        Seed of the random draws.
     period, tolerance : float
         Seconds, see :func:`ascmamba_modules.data.sessions.find_runs`.
 
@@ -65,8 +64,7 @@ def split(table, by, share=0.2, seed=1986, period=PERIOD, tolerance=TOLERANCE):
     pandas.Series
         The new column ``split``.
     list
-        Texts: what was held out, and what could not be.  They are logged,
-        too.
+        Texts on what was held out and what could not be; they are logged.
 
     Raises
     ------

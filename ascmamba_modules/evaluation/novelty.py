@@ -16,7 +16,7 @@ UNKNOWN = "place or day unknown"
 
 
 def novelty_of(training, clips, period=PERIOD, tolerance=TOLERANCE):
-    """Names for each clip the largest step that is new to training.
+    """Finds for each clip what is new to training: session, day or city.
 
     Arguments
     ---------
@@ -28,10 +28,10 @@ def novelty_of(training, clips, period=PERIOD, tolerance=TOLERANCE):
     Returns
     -------
     numpy.ndarray
-        Names (clips): "seen session"; "unseen session", on a day on which
-        training has recorded in that city; "unseen day", in a city that
-        training knows; "unseen city"; or, unless the session is seen,
-        "place or day unknown".
+        For each clip "seen session"; "unseen session", of a day and city
+        that training has clips of; "unseen day", of a city that training has
+        clips of; "unseen city"; or, unless the session is seen, "place or day
+        unknown".
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Clips with another place and time than their own.
+"""Perturbed place and time of clips.
 
 Source: ASCMamba paper, sections 4.1 and 5, Fig. 3 and 4.
 """
@@ -7,21 +7,21 @@ import numpy as np
 
 
 def shuffle_place_and_time(table, share, seed):
-    """Has a share of the clips exchange place and time.
+    """Exchanges place and time among a share of the clips.
 
-    A clip gets place and time, as a pair, of another of those drawn, which
-    may be of the same session; whose is drawn among all cyclic permutations.
-    (The paper does not say whether places and times stay pairs.)
+    Each drawn clip gets the place and time, as a pair, of another drawn clip,
+    which may be of the same session: a random cyclic permutation.  (The paper
+    does not say whether places and times stay pairs.)
 
     Arguments
     ---------
     table : pandas.DataFrame
         Manifest rows.
     share : float
-        Share of the clips, 0 to 1; rounded to whole clips.  Of a single clip
-        nothing can be exchanged.
+        Share of the clips, 0 to 1, rounded to whole clips; a single clip
+        has nothing to exchange.
     seed : int
-        Of the draws.
+        Seed of the random draws.
 
     Returns
     -------
@@ -45,23 +45,24 @@ def shuffle_place_and_time(table, share, seed):
 
 
 def move_to_unseen(table, places, share, seed):
-    """Replaces the place of a share of the clips by unseen ones.
+    """Replaces the places of a share of the clips by unseen ones.
 
     Arguments
     ---------
     table : pandas.DataFrame
         Manifest rows.
     places : list
-        Places that training has not seen; each drawn clip gets any of them.
+        Places that training has not seen; each drawn clip gets one of them
+        at random.
     share : float
-        Share of the clips, 0 to 1; rounded to whole clips.
+        Share of the clips, 0 to 1, rounded to whole clips.
     seed : int
-        Of the draws.
+        Seed of the random draws.
 
     Returns
     -------
     pandas.DataFrame
-        A copy with another location; times stay.
+        A copy with other locations; times stay.
     """
     generator = np.random.default_rng(seed)
     drawn = _draw(len(table), share, generator)

@@ -1,10 +1,10 @@
-"""The protocols by which models are compared, as rows of one long table.
+"""The protocols that compare models, as rows of one long table.
 
 Each function returns a :class:`pandas.DataFrame` with the columns ``COLUMNS``:
-one number a row.  ``seed`` is that of a random protocol, and empty elsewhere
-and in the row of the mean over all seeds.  ``lower`` and ``upper`` are the 95 %
-bootstrap interval by session, or, in the row of a mean over seeds, one standard
-deviation around it; they are empty where there is neither.
+one number a row.  ``seed`` is the seed of a random protocol; it is empty for
+other protocols and in the row of the mean over seeds.  ``lower`` and ``upper``
+are the 95 % bootstrap interval by session or, for a mean over seeds, one
+standard deviation around it; they are empty where there is neither.
 """
 
 from dataclasses import dataclass
@@ -71,9 +71,9 @@ class ScoredClips:
         """Recording session of each clip."""
         return find_sessions(self.table).to_numpy()
 
-    def take(self, chosen):
-        """Those of the clips that are chosen, by a mask (clips)."""
-        return ScoredClips(self.table[chosen], self.classes, self.resamples)
+    def take(self, mask):
+        """The clips that a mask (clips) selects."""
+        return ScoredClips(self.table[mask], self.classes, self.resamples)
 
     def interval(self, values, macro):
         """Bootstrap interval of a mean, of the classes' means if macro."""
@@ -93,8 +93,8 @@ class ScoredClips:
         }
 
     def scores(self, log_posteriors):
-        """Scores of a model's answers, as rows: macro accuracy, accuracy,
-        log-loss and expected calibration error."""
+        """Scores of a model's log-posteriors, as rows: macro accuracy,
+        accuracy, log-loss and expected calibration error."""
         n = len(self.targets)
         predictions = log_posteriors.argmax(1)
         right = predictions == self.targets
@@ -160,7 +160,7 @@ def score_all(models, clips, protocol="all clips"):
     clips : ScoredClips
         The clips.
     protocol : str
-        What to call it.
+        Its name in the table.
 
     Returns
     -------
@@ -172,14 +172,14 @@ def score_all(models, clips, protocol="all clips"):
 
 
 def score_parts(models, clips, protocol, parts, conditions):
-    """Scores and recalls of parts of the clips, each by itself.
+    """Scores and recalls of parts of the clips.
 
     Arguments
     ---------
     models, clips, protocol
         As for :func:`score_all`.
     parts : array-like
-        Name of the part that each clip is in.
+        Name of the part of each clip.
     conditions : iterable
         The parts, in order; those without clips are left out.
 
@@ -190,20 +190,21 @@ def score_parts(models, clips, protocol, parts, conditions):
     """
     rows = []
     for condition in conditions:
-        chosen = np.asarray(parts) == condition
-        if not chosen.any():
+        mask = np.asarray(parts) == condition
+        if not mask.any():
             continue
-        part = clips.take(chosen)
-        for name, answers in models.items():
-            found = answers.log_posteriors(part.table)
-            scores = part.scores(found) + part.recalls(found)
+        part = clips.take(mask)
+        for name, model in models.items():
+            log_posteriors = model.log_posteriors(part.table)
+            scores = part.scores(log_posteriors) + part.recalls(log_posteriors)
             rows += _rows(scores, name, protocol, condition)
     return _frame(rows)
 
 
 def score_metadata_baseline(training, clips, protocol, parts, conditions):
-    """What place and time alone score, by :func:`~ascmamba_modules.data.leakage
-    .classify_by_metadata`, on parts of the clips.
+    """Macro accuracy of a decision tree on place and time, on parts of the
+    clips, see :func:`~ascmamba_modules.data.metadata_baseline
+    .classify_by_metadata`.
 
     Arguments
     ---------
@@ -218,20 +219,20 @@ def score_metadata_baseline(training, clips, protocol, parts, conditions):
         See the top of this file.
     """
     index = {name: number for number, name in enumerate(clips.classes)}
-    # A class that the models do not know is never right.
-    found = pd.Series(classify_by_metadata(training, clips.table)).map(index)
-    predictions = found.fillna(-1).to_numpy(int)
+    names = pd.Series(classify_by_metadata(training, clips.table))
+    # A class that the models do not have is never right.
+    predictions = names.map(index).fillna(-1).to_numpy(int)
     rows = []
     for condition in conditions:
-        chosen = np.asarray(parts) == condition
-        if chosen.any():
-            score = clips.take(chosen).macro_accuracy(predictions[chosen])
+        mask = np.asarray(parts) == condition
+        if mask.any():
+            score = clips.take(mask).macro_accuracy(predictions[mask])
             rows += _rows([score], METADATA_BASELINE, protocol, condition)
     return _frame(rows)
 
 
 def score_context(models, clips, protocol="audio and metadata"):
-    """Scores with both audio and place and time, and with either alone.
+    """Scores with audio and metadata, and with either alone.
 
     Arguments
     ---------
@@ -245,21 +246,21 @@ def score_context(models, clips, protocol="audio and metadata"):
         and time unknown; "metadata only", the audio replaced by the training
         set's mean, see
         :class:`~ascmamba_modules.evaluation.posterior_cache.PosteriorCache`.
-        Of a model that takes no place and time "audio only" alone.
+        For a model that does not use place and time only "audio only".
     """
     hidden = hide_place_and_time(clips.table)
     rows = []
-    for name, answers in models.items():
-        found = {"audio only": answers.log_posteriors(hidden)}
-        if answers.uses_context:
-            found = {
-                "both": answers.log_posteriors(clips.table),
-                **found,
-                "metadata only": answers.log_posteriors(
+    for name, model in models.items():
+        conditions = {"audio only": model.log_posteriors(hidden)}
+        if model.uses_context:
+            conditions = {
+                "both": model.log_posteriors(clips.table),
+                **conditions,
+                "metadata only": model.log_posteriors(
                     clips.table, hide_audio=True
                 ),
             }
-        for condition, log_posteriors in found.items():
+        for condition, log_posteriors in conditions.items():
             scores = clips.scores(log_posteriors)
             rows += _rows(scores, name, protocol, condition)
     return _frame(rows)
@@ -273,8 +274,7 @@ def score_changed(models, clips, protocol, shares, seeds, change):
     models, clips, protocol
         As for :func:`score_all`.
     shares : list
-        Shares of the clips, 0 to 1; the clips as they are come first, as
-        share 0.
+        Shares of the clips, 0 to 1; share 0, the unchanged clips, is added.
     seeds : list
         Seeds of the changes.
     change : callable
@@ -290,9 +290,9 @@ def score_changed(models, clips, protocol, shares, seeds, change):
         scores = {name: [] for name in models}
         for seed in seeds if share else [None]:
             table = change(clips.table, share, seed) if share else clips.table
-            for name, answers in models.items():
-                found = answers.log_posteriors(table).argmax(1)
-                scores[name].append(macro_accuracy(clips.targets, found))
+            for name, model in models.items():
+                predictions = model.log_posteriors(table).argmax(1)
+                scores[name].append(macro_accuracy(clips.targets, predictions))
         for name, values in scores.items():
             parts = [
                 {"metric": "macro_accuracy", "value": v, "seed": s}
@@ -328,24 +328,24 @@ def score_calibration(models, clips, protocol="calibration"):
         See the top of this file.  Conditions: "as trained" and "temperature
         scaled", fitted by
         :func:`~ascmamba_modules.evaluation.calibration.scale_by_session`; the
-        metric ``temperature`` is the mean of the parts', with the least and
-        the largest as lower and upper.
+        metric ``temperature`` is the mean over the parts, with the smallest
+        and the largest as lower and upper.
     scaled : dict
         The scaled log-posteriors by model.
     """
     rows, scaled = [], {}
-    for name, answers in models.items():
-        found = answers.log_posteriors(clips.table)
+    for name, model in models.items():
+        log_posteriors = model.log_posteriors(clips.table)
         scaled[name], temperatures = scale_by_session(
-            clips.targets, found, clips.sessions
+            clips.targets, log_posteriors, clips.sessions
         )
-        for condition, given in (
-            ("as trained", found),
+        for condition, values in (
+            ("as trained", log_posteriors),
             ("temperature scaled", scaled[name]),
         ):
             scores = [
                 score
-                for score in clips.scores(given)
+                for score in clips.scores(values)
                 if score["metric"] in ("log_loss", "expected_calibration_error")
             ]
             rows += _rows(scores, name, protocol, condition)
@@ -376,8 +376,8 @@ def compare_pairs(models, clips, protocol="paired test"):
         .paired_test`, are each pair's own, not corrected for their number.
     """
     right = {
-        name: answers.log_posteriors(clips.table).argmax(1) == clips.targets
-        for name, answers in models.items()
+        name: model.log_posteriors(clips.table).argmax(1) == clips.targets
+        for name, model in models.items()
     }
     rows = []
     for first, second in combinations(models, 2):

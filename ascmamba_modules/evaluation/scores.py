@@ -71,7 +71,7 @@ def per_class_table(targets, predictions, classes):
         {"clips": clips, "recall": recall, "precision": precision, "f1": f1},
         index=list(classes),
     )
-    # A class with clips none of which was found scores 0, not "undefined".
+    # A class with clips that is never predicted scores 0, not "undefined".
     table.loc[table["clips"] > 0] = table.loc[table["clips"] > 0].fillna(0.0)
     table.loc[table["clips"] == 0, ["recall", "f1"]] = np.nan
     present = table[table["clips"] > 0]

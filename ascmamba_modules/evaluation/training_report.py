@@ -1,4 +1,4 @@
-"""What a training says about its model at the end."""
+"""The test report that a training writes."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ascmamba_modules.utils.files import write_csv
 
 
 def write_report(folder, ids, targets, log_posteriors, classes):
-    """Writes what a test says about a model.
+    """Writes the test report of a model.
 
     Files: ``predictions.csv`` (a row a clip with its posteriors),
     ``per_class.csv`` and ``.png``, ``confusion_matrix.csv`` and ``.png``.
@@ -20,7 +20,7 @@ def write_report(folder, ids, targets, log_posteriors, classes):
     Arguments
     ---------
     folder : str or Path
-        Where to write; made if need be.
+        Where to write; it is created.
     ids : list
         Names of the clips.
     targets : array-like
@@ -60,7 +60,7 @@ def write_report(folder, ids, targets, log_posteriors, classes):
 
 
 def prediction_table(ids, targets, log_posteriors, classes):
-    """What a model says of clips, to be written as CSV.
+    """Makes a table of a model's predictions.
 
     Arguments
     ---------

@@ -48,22 +48,21 @@ logger = get_logger(__name__)
 _CLIP_LENGTH = 10.0  # seconds
 _FETCH_OPTIONS = ("savedir", "local_strategy", "fetch_config")
 _NOT_FINITE = (
-    "the model's answer is no number; samples must be finite and, at full "
-    "scale, about 1"
+    "the model's output is NaN; samples must be finite and between about -1 "
+    "and 1"
 )
 
 
 class SceneClassifier(Pretrained):
-    """Tells the scene of a recording, with or without its place and time.
+    """Classifies recordings, with or without their place and time.
 
     Several threads may use one classifier at the same time.  Its attributes
-    ``device``, ``precision`` and ``engine`` say how it computes, which is
-    logged, too; the first two are run options ("cpu", "cuda:1"; "fp32",
-    "bf16", "fp16"), the last is the selective scan's, None for models without
-    one.
+    ``device`` and ``precision`` are those of the run options ("cpu",
+    "cuda:1"; "fp32", "bf16", "fp16"); ``engine`` is the engine of the
+    selective scan, None for models without one.  All three are logged.
 
-    Made by :meth:`from_hparams` from the folder that a training leaves, or
-    from parts:
+    Load the folder of a training with :meth:`from_hparams`, or build one from
+    parts:
 
     Example
     -------
@@ -121,10 +120,10 @@ class SceneClassifier(Pretrained):
     def from_hparams(
         cls, source, hparams_file="hyperparams.yaml", trusted=True, **kwargs
     ):
-        """Loads a model folder, from disk or from the Hugging Face hub.
+        """Loads a model from disk or from the Hugging Face hub.
 
-        Loading a trusted folder builds what ``hyperparams.yaml`` in it names,
-        which can be any code: give ``trusted=False`` for all others.
+        A trusted folder can run any code, because its ``hyperparams.yaml``
+        can name any: pass ``trusted=False`` for folders of unknown origin.
 
         Arguments
         ---------
@@ -133,7 +132,7 @@ class SceneClassifier(Pretrained):
             folder of a finished training stage or the folder ``model/`` in
             it.  Or the name "owner/model" of a model on the hub.
         hparams_file : str
-            Name of the settings file; of trusted folders.
+            Name of the settings file in a trusted folder.
         trusted : bool
             Whether the folder may run code.  If False only plain settings
             and weights are read, and nothing but this package's models can
@@ -187,20 +186,20 @@ class SceneClassifier(Pretrained):
     def classify_file(self, path, location=None, record_time=None):
         """Classifies one audio file as a whole.
 
-        Memory grows with its length; :meth:`classify_long` takes it in
-        windows.
+        Memory grows with its length; :meth:`classify_long` classifies
+        windows of it.
 
         Arguments
         ---------
         path : str or Path
             File of any length, rate and channel count.
         location : str, optional
-            Place of the recording; None if it is unknown.  A place that the
-            model was not trained on is read by its letters.
+            Place of the recording; None if it is unknown.  Places that were
+            not in training are allowed.
         record_time : str, datetime.date or datetime.datetime, optional
             Time of the recording, as text in ISO 8601
             ("2023-04-21 18:30:00", "2023-04-21"); None if it is unknown.
-            Month, day of the week and hour count.
+            Month, day of the week and hour are used.
 
         Returns
         -------
@@ -230,25 +229,25 @@ class SceneClassifier(Pretrained):
     ):
         """Classifies many audio files, each as a whole.
 
-        Files are read ahead of the model in threads, two batches at most, and
-        those of a batch that are long go through the model one by one.
+        Threads read files ahead of the model, at most two batches.  Long
+        files of a batch go through the model one at a time.
 
         Arguments
         ---------
         paths : iterable
-            Files of up to five minutes, and any rate and channel count; for
-            longer ones there is :meth:`classify_long`.
+            Files of up to five minutes, of any rate and channel count; use
+            :meth:`classify_long` for longer ones.
         location, record_time : optional
             Place and time as in :meth:`classify_file`: one for all files, or
             a list with one a file, None where unknown.
         batch_size : int
             Clips in a batch.
         skip_errors : bool
-            Whether to report files that cannot be used, with their problem,
-            and to go on.  Else all files are looked at before the first is
+            Whether to report files that cannot be used in their results, and
+            go on.  If False, all files are checked before the first is
             classified.
         progress_bar : bool
-            Whether to show one; it shows itself only on a terminal.
+            Whether to show one if the output is a terminal.
 
         Returns
         -------
@@ -341,8 +340,8 @@ class SceneClassifier(Pretrained):
     ):
         """Classifies a recording of any length in windows.
 
-        It is read, resampled and cut block by block, so that memory does not
-        grow with its length (but for the posteriors, 0.1 MB an hour).  A
+        It is read, resampled and cut block by block, so that only the
+        posteriors, 0.1 MB an hour, take more memory the longer it is.  A
         window's posteriors are those of :meth:`classify_batch` for that part
         of the recording.
 
@@ -351,21 +350,21 @@ class SceneClassifier(Pretrained):
         path : str or Path
             Audio file of any rate and channel count.
         window : float
-            Length of a window in seconds; best that of the clips in training.
-            The last one ends with the recording, and a recording that is
-            shorter is one window.
+            Length of a window in seconds, ideally that of the clips in
+            training.  The last window ends with the recording; a shorter
+            recording is one window.
         hop : float, optional
-            Shift from one window to the next in seconds, up to a window; half
-            a window if None.
+            Seconds from the start of one window to the start of the next, at
+            most the window's length; None is half of it.
         location : str, optional
             Place as in :meth:`classify_file`.
         record_time : str, datetime.date or datetime.datetime, optional
-            Time at which the recording starts, as in :meth:`classify_file`.
-            Each window has its own time, that of its start.
+            Time at which the recording starts, as in :meth:`classify_file`;
+            each window is classified with the time of its own start.
         batch_size : int
             Windows in a batch.
         progress_bar : bool
-            Whether to show one; it shows itself only on a terminal.
+            Whether to show one if the output is a terminal.
 
         Returns
         -------
@@ -386,9 +385,9 @@ class SceneClassifier(Pretrained):
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        found = inspect_audio(path)
-        if found.problem:
-            raise ValueError(f"{path}: {found.problem}")
+        header = inspect_audio(path)
+        if header.problem:
+            raise ValueError(f"{path}: {header.problem}")
         windows = cut_windows(
             stream_audio(path, self.audio_normalizer),
             round(window * rate),
@@ -396,7 +395,7 @@ class SceneClassifier(Pretrained):
         )
         bar = tqdm(
             desc="Classifying",
-            total=round(found.duration),
+            total=round(header.duration),
             unit="s",
             disable=None if progress_bar else True,
         )

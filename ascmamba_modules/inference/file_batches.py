@@ -16,15 +16,15 @@ from ascmamba_modules.data.audio_files import (
     libsndfile_message,
     load_audio,
 )
+from ascmamba_modules.data.manifest import list_problems
 from ascmamba_modules.data.place_and_time import parse_time
 
 # A model's memory grows with the length of the longest clip.
 _MAX_LENGTH = 300.0  # seconds
-_SHOWN_PROBLEMS = 20
 
 
 class ClassifiedFile(NamedTuple):
-    """What ``SceneClassifier.classify_files`` says of a file.
+    """The result of ``SceneClassifier.classify_files`` for a file.
 
     Arguments
     ---------
@@ -52,7 +52,7 @@ class ClassifiedFile(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """A file that has been read, or what is wrong with it.
+    """A file that has been read, or the reason why it could not be.
 
     Arguments
     ---------
@@ -63,7 +63,7 @@ class Clip(NamedTuple):
     waveform : torch.Tensor or None
         Waveform (samples); None for a file with a problem.
     problem : str
-        What is wrong with it; empty if nothing is.
+        Why the file cannot be used; empty if it can.
     """
 
     path: str
@@ -76,8 +76,8 @@ class Clip(NamedTuple):
 def batches_of_files(files, audio_normalizer, batch_size):
     """Reads files in threads, at most two batches ahead.
 
-    Batches are those of the list of files, whatever is wrong with some: a
-    second run that starts with a batch of the first repeats it.
+    Files with problems keep their place in the batches, so that a resumed run
+    has the same batches.
 
     Arguments
     ---------
@@ -113,7 +113,7 @@ def batches_of_files(files, audio_normalizer, batch_size):
 
 
 def file_problem(path, record_time, rate):
-    """Says what is wrong with a file that is to be classified as a whole.
+    """Checks a file that is to be classified as a whole.
 
     Arguments
     ---------
@@ -134,16 +134,16 @@ def file_problem(path, record_time, rate):
     >>> file_problem("none.wav", None, 44100)
     'file not found'
     """
-    found = inspect_audio(path)
-    if found.problem:
-        return found.problem
-    if found.duration > _MAX_LENGTH:
+    header = inspect_audio(path)
+    if header.problem:
+        return header.problem
+    if header.duration > _MAX_LENGTH:
         return (
-            f"{found.duration:.0f} s are too long to be classified as a "
-            "whole; take windows (classify_long, ascmamba timeline)"
+            f"{header.duration:.0f} s is too long to be classified as a "
+            "whole; use windows (classify_long, ascmamba timeline)"
         )
     try:
-        check_rate(found.rate, rate)
+        check_rate(header.rate, rate)
         parse_time(record_time)
     except ValueError as error:
         return str(error)
@@ -158,7 +158,7 @@ def raise_problems(paths, problems):
     paths : list
         Files.
     problems : list
-        What is wrong with each; empty if nothing is.
+        The problem of each; empty if there is none.
 
     Raises
     ------
@@ -172,33 +172,29 @@ def raise_problems(paths, problems):
         ...
     ValueError: b.wav: file not found
     """
-    found = [f"{path}: {text}" for path, text in zip(paths, problems) if text]
-    if not found:
-        return
-    if len(found) == 1:
-        raise ValueError(found[0])
-    lines = [f"{len(found)} of {len(paths)} files cannot be used"]
-    lines += [f"  - {problem}" for problem in found[:_SHOWN_PROBLEMS]]
-    if len(found) > _SHOWN_PROBLEMS:
-        lines.append(f"  ... and {len(found) - _SHOWN_PROBLEMS} more")
-    raise ValueError("\n".join(lines))
+    lines = [f"{path}: {text}" for path, text in zip(paths, problems) if text]
+    if len(lines) == 1:
+        raise ValueError(lines[0])
+    if lines:
+        head = f"{len(lines)} of {len(paths)} files cannot be used"
+        raise ValueError(list_problems(head, lines))
 
 
 def clips_together(clips, limit):
-    """Chooses clips that go through the model together.
+    """Divides clips into groups that go through the model together.
 
     Arguments
     ---------
     clips : list
         Clips; those with problems are left out.
     limit : float
-        Samples that a batch may have, padding included, unless it is one
-        clip.
+        Largest number of samples in a group, padding included; a longer clip
+        is a group of its own.
 
     Yields
     ------
     list
-        Places in the list.
+        Indices into the list.
 
     Example
     -------
@@ -221,7 +217,7 @@ def clips_together(clips, limit):
 
 @contextmanager
 def naming_file(path):
-    """Names the file in what goes wrong with it, a ``ValueError`` then.
+    """Raises errors of audio files as a ``ValueError`` that names the file.
 
     Arguments
     ---------
@@ -243,22 +239,22 @@ def naming_file(path):
 
 
 def map_ahead(function, items, threads, ahead):
-    """Calls a function on items in threads, ahead of who takes the results.
+    """Calls a function on items in threads, ahead of the consumer.
 
-    SpeechBrain's ``parallel_map`` goes on to call while its first result is
-    waited for, so that any number of waveforms may be in memory.
+    Unlike with SpeechBrain's ``parallel_map``, the number of results in
+    memory is bounded.
 
     Arguments
     ---------
     function : callable
-        Called with one item; its exceptions are raised where its result
-        would be yielded.
+        Called with one item; its exceptions are raised in place of its
+        result.
     items : iterable
-        The items; taken only as far as they are needed.
+        The items; consumed as needed.
     threads : int
-        Calls at the same time.
+        Number of threads.
     ahead : int
-        Results and calls in memory at most, beside the one last yielded.
+        Largest number of pending calls and waiting results.
 
     Yields
     ------

@@ -15,10 +15,10 @@ _BLOCK = 10.0  # seconds
 def stream_audio(path, audio_normalizer, block_length=_BLOCK):
     """Reads a file of any rate and channel count as one channel, in blocks.
 
-    All blocks in a row are what
-    :func:`~ascmamba_modules.data.audio_files.load_audio` gives, to float32
-    rounding: the resampler sees each block with the samples before and after
-    it that its filters reach.
+    Concatenated, the blocks equal the output of
+    :func:`~ascmamba_modules.data.audio_files.load_audio` up to float32
+    rounding: each block is resampled together with the samples around it that
+    the resampler's filters reach.
 
     Arguments
     ---------
@@ -27,7 +27,7 @@ def stream_audio(path, audio_normalizer, block_length=_BLOCK):
     audio_normalizer : speechbrain.dataio.preprocess.AudioNormalizer
         Resamples and averages the channels.
     block_length : float
-        Seconds read at a time, about.
+        Approximate length of a block in seconds.
 
     Yields
     ------
@@ -71,13 +71,13 @@ def cut_windows(blocks, window, hop):
     """Cuts a recording into windows of one length.
 
     A window starts every ``hop`` samples.  The last one ends with the
-    recording, and so may start less than a hop after the one before it; a
+    recording, so it may start less than a hop after the one before it; a
     recording shorter than a window is one window of its own length.
 
     Arguments
     ---------
     blocks : iterable
-        The recording, waveforms (samples) one after another.
+        Consecutive waveforms (samples) of the recording.
     window, hop : int
         Length and shift in samples, 0 < hop <= window.
 

@@ -1,4 +1,4 @@
-"""What is heard when in a long recording."""
+"""Posteriors and segments of a long recording over time."""
 
 import numpy as np
 import pandas as pd
@@ -48,10 +48,10 @@ class Timeline:
         )
 
     def boundaries(self):
-        """Times at which one window takes over from the one before it.
+        """Times at which the assignment changes from window to window.
 
-        Windows overlap; each speaks for the time that is nearer to its centre
-        than to any other.
+        Windows overlap; each moment is assigned to the window with the
+        nearest centre.
 
         Returns
         -------
@@ -64,7 +64,7 @@ class Timeline:
         return np.concatenate([starts[:1], between, ends[-1:]])
 
     def segments(self):
-        """Joins neighbouring windows of the same best class.
+        """Joins neighbouring windows with the same best class.
 
         Returns
         -------
@@ -97,7 +97,7 @@ class Timeline:
         matplotlib.figure.Figure
             The first class on top.
         """
-        # Most who make a timeline draw none, and the import takes its time.
+        # matplotlib is slow to import, and rarely needed.
         from ascmamba_modules.plots.timeline import plot_timeline
 
         return plot_timeline(self)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from tqdm.auto import tqdm
 from ascmamba_modules.data.manifest import make_dataset
 from ascmamba_modules.pseudo_labels.report import MANIFEST, write_pseudo_labels
 from ascmamba_modules.pseudo_labels.selection import in_pool, select
-from ascmamba_modules.utils.files import replacing, write_csv
+from ascmamba_modules.utils.files import file_stamp, replacing, write_csv
 
 logger = get_logger(__name__)
 
@@ -180,22 +179,15 @@ class PseudoLabelBrain(Brain):
             temporary.write_text(json.dumps(key))
 
     def _key(self, table):
-        """What the posteriors depend on: weights, clips and precision.
-
-        A clip's file is known by its size and time of change.
-        """
+        """What the posteriors depend on: weights, clips and precision."""
         key = {"precision": self.precision}
         for name, annotator in self.modules.items():
             digest = hashlib.sha256()
             for tensor in annotator.state_dict().values():
                 digest.update(tensor.cpu().numpy().tobytes())
             key[name] = digest.hexdigest()
-        rows = table[["ID", "wav", "location", "record_time"]]
-        files = [os.stat(wav) for wav in table["wav"]]
-        rows = rows.assign(
-            size=[file.st_size for file in files],
-            modified=[file.st_mtime_ns for file in files],
-        )
+        rows = table[["ID", "wav", "location", "record_time"]].copy()
+        rows["size"], rows["modified"] = zip(*map(file_stamp, table["wav"]))
         key["clips"] = hashlib.sha256(rows.to_csv().encode()).hexdigest()
         return key
 

@@ -1,4 +1,4 @@
-"""Checkpoints that a kill in the middle of saving cannot spoil."""
+"""Checkpoints that are written completely or not at all."""
 
 import shutil
 
@@ -9,11 +9,11 @@ _UNFINISHED = ".saving"
 
 
 class AtomicCheckpointer(Checkpointer):
-    """SpeechBrain's Checkpointer, with checkpoints whole or not at all.
+    """SpeechBrain's Checkpointer with atomic checkpoints.
 
-    SpeechBrain writes a checkpoint file by file, the one that marks it as a
-    checkpoint first; a run killed meanwhile would try to resume from a part.
-    Here it gets its name after the last file.
+    SpeechBrain writes a checkpoint file by file, first the file that marks it
+    as a checkpoint; after a kill meanwhile, training would try to resume from
+    an incomplete one.  Here the checkpoint gets its name after the last file.
 
     Arguments are those of ``speechbrain.utils.checkpoints.Checkpointer``.
 
@@ -36,8 +36,8 @@ class AtomicCheckpointer(Checkpointer):
         checkpoint = None
         if unfinished is not None:  # on the main process
             checkpoint = self._rename(unfinished)
-        # Else another process would not see the checkpoint, choose others to
-        # delete, and wait for ever.
+        # Otherwise another process may miss the checkpoint, choose others to
+        # delete, and wait forever.
         ddp_barrier()
         return checkpoint
 

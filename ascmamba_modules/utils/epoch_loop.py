@@ -1,4 +1,4 @@
-"""Stopping when the validation score no longer improves."""
+"""Early stopping."""
 
 from speechbrain.utils.checkpoints import register_checkpoint_hooks
 from speechbrain.utils.epoch_loop import EpochCounterWithStopper
@@ -6,18 +6,18 @@ from speechbrain.utils.epoch_loop import EpochCounterWithStopper
 
 @register_checkpoint_hooks
 class PatientEpochCounter(EpochCounterWithStopper):
-    """Counts epochs until the score has not improved for some of them.
+    """Counts epochs, and stops once the score no longer improves.
 
-    SpeechBrain's counter takes an equal score for an improvement.  Scores of
-    a few clips stay equal for long (at 100 %, for ever), so that here only a
-    higher one counts.
+    For SpeechBrain's counter an equal score is an improvement.  On few clips
+    scores stay equal for long (at 100 %, forever), so here only a higher one
+    is.
 
     Arguments
     ---------
     limit : int
-        Epochs at most.
+        Largest number of epochs.
     patience : int
-        Epochs without a higher score after which to stop.
+        Number of epochs without a higher score after which to stop.
 
     Example
     -------

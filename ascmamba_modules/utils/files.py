@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import os
 from contextlib import contextmanager
@@ -7,14 +7,14 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path):
-    """Gives a path to write to, which takes the place of ``path`` at the end.
+    """Gives a temporary path to write to, which then replaces ``path``.
 
-    If writing fails nothing is left behind, and an older file stays.
+    If writing fails, no new file is left behind and an older one stays.
 
     Arguments
     ---------
     path : str or Path
-        The file to be; its folder is made if need be.
+        The file to write; its folder is created.
 
     Yields
     ------
@@ -39,15 +39,39 @@ def replacing(path):
         temporary.unlink(missing_ok=True)
 
 
+def file_stamp(path):
+    """Gives what changes when a file is changed.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    size : int
+        Its size in bytes.
+    modified : int
+        The time of its last change in nanoseconds.
+
+    Raises
+    ------
+    OSError
+        If it is not there.
+    """
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
 def write_csv(table, path, index=False):
-    """Writes a table as CSV, whole or not at all.
+    """Writes a table as CSV, completely or not at all.
 
     Arguments
     ---------
     table : pandas.DataFrame
         The table.
     path : str or Path
-        CSV file to write; its folder is made if need be.
+        CSV file to write; its folder is created.
     index : bool
         Whether to write the index as the first column.
     """

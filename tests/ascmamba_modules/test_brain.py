@@ -193,7 +193,7 @@ def test_weights_that_are_spoilt_are_not_scored(tmp_path):
     brain = make_brain(tmp_path)
     brain.targets = [torch.tensor([0])]
     brain.log_posteriors = [torch.tensor([[NAN, NAN]])]
-    with pytest.raises(FloatingPointError, match="weights are spoilt"):
+    with pytest.raises(FloatingPointError, match="weights are damaged"):
         brain._scores()
 
 

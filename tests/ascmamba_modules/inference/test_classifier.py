@@ -302,7 +302,7 @@ def test_samples_that_are_no_sound_are_refused(classifier, tmp_path, value):
         classifier.classify_batch(wavs)
     soundfile.write(tmp_path / "a.wav", wavs[1].numpy(), RATE, "FLOAT")
     for classify in (classifier.classify_file, classifier.classify_long):
-        with pytest.raises(ValueError, match="a.wav: .*(NaN|no number)"):
+        with pytest.raises(ValueError, match="a.wav: .*NaN"):
             classify(tmp_path / "a.wav")
     write_noise(tmp_path / "b.wav")
     bad, good = classifier.classify_files(
