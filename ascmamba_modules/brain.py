@@ -90,9 +90,9 @@ class SceneBrain(Brain):
         labels = self._labels(batch)
         if stage == Stage.TRAIN:
             partner, weight = self.pairs
-            own = self.clip_losses(predictions, labels)
-            others = self.clip_losses(predictions, labels[partner])
-            return (weight * own + (1 - weight) * others).mean()
+            losses = self.clip_losses(predictions, labels)
+            partner_losses = self.clip_losses(predictions, labels[partner])
+            return (weight * losses + (1 - weight) * partner_losses).mean()
         # The wrapper of distributed training hides the model's methods.
         log_posteriors = self.hparams.model.log_posteriors(predictions)
         self.ids += batch.id

@@ -176,8 +176,7 @@ def _stage_times(classifier, clip, size, rounds):
     wavs = wavs.to(classifier.device)
     mods = classifier.mods
     with torch.no_grad():
-        features = mods.normalize(mods.features(wavs))
-        context = classifier._context(size, None, None)
+        features = mods.features(wavs)
 
         def synchronised(function):
             def run():
@@ -200,8 +199,8 @@ def _stage_times(classifier, clip, size, rounds):
 
         stages = {
             "read": lambda: [load_audio(clip, normalizer) for _ in wavs],
-            "features": lambda: mods.normalize(mods.features(wavs)),
-            "model": lambda: mods.model(features, context),
+            "features": lambda: mods.features(wavs),
+            "model": lambda: classifier.posteriors_from_features(features),
             "all": classify,
         }
         return median_times(

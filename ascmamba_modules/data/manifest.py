@@ -250,10 +250,10 @@ def unusable_files(table):
     list
         One text for each file that cannot be used.
     """
-    found = audio_problems(table["wav"], table["duration"])
+    problems = audio_problems(table["wav"], table["duration"])
     return [
         f"{_row(row)}: {row.wav}: {problem}"
-        for row, problem in zip(table.itertuples(), found)
+        for row, problem in zip(table.itertuples(), problems)
         if problem
     ]
 

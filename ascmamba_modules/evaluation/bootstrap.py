@@ -1,7 +1,7 @@
 """Uncertainty of scores: sessions are drawn, not clips.
 
-Clips of one recording session are right or wrong together, so that intervals
-and tests that take clips for independent are too sure of themselves.
+Clips of one recording session tend to be right or wrong together: intervals and
+tests that treat clips as independent are too confident.
 """
 
 import numpy as np
@@ -56,7 +56,7 @@ def interval_by_session(
     def score(drawn, axis):
         return _macro(sums[drawn], counts[drawn], axis)
 
-    found = bootstrap(
+    result = bootstrap(
         (np.arange(len(sums)),),
         score,
         n_resamples=resamples,
@@ -65,7 +65,7 @@ def interval_by_session(
         method="percentile",
         random_state=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(result.low), float(result.high)
 
 
 def paired_test(first, second, sessions, targets=None, resamples=9999, seed=0):
@@ -112,7 +112,7 @@ def paired_test(first, second, sessions, targets=None, resamples=9999, seed=0):
     first, second = np.arange(n), np.arange(n, 2 * n)
     if n < 2:
         return float(difference(first, second, -1)), 1.0
-    found = permutation_test(
+    result = permutation_test(
         (first, second),
         difference,
         permutation_type="samples",
@@ -120,7 +120,7 @@ def paired_test(first, second, sessions, targets=None, resamples=9999, seed=0):
         batch=100,
         random_state=np.random.default_rng(seed),
     )
-    return float(found.statistic), float(found.pvalue)
+    return float(result.statistic), float(result.pvalue)
 
 
 def _sums(values, sessions, targets):

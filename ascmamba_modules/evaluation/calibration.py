@@ -1,4 +1,4 @@
-"""How far posteriors can be trusted, and temperature scaling.
+"""Calibration error and temperature scaling.
 
 Source: C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern
 neural networks", ICML 2017.
@@ -32,12 +32,12 @@ def clip_losses(targets, log_posteriors):
         least that scikit-learn's ``log_loss`` knows.
     """
     log_posteriors = np.asarray(log_posteriors)
-    chosen = log_posteriors[np.arange(len(log_posteriors)), targets]
-    return -np.maximum(chosen, _FLOOR)
+    true_class = log_posteriors[np.arange(len(log_posteriors)), targets]
+    return -np.maximum(true_class, _FLOOR)
 
 
 def reliability_bins(targets, log_posteriors, bins=BINS):
-    """Compares what a model is sure of with what it has right.
+    """Compares confidence with accuracy.
 
     The range 0 to 1 of the top posterior is cut into bins of equal width,
     each without its lower and with its upper edge.
@@ -110,7 +110,7 @@ def expected_calibration_error(targets, log_posteriors, bins=BINS):
 
 
 def apply_temperature(log_posteriors, temperature):
-    """Divides log-posteriors by a temperature, and norms them again.
+    """Divides log-posteriors by a temperature and normalises them again.
 
     Arguments
     ---------
@@ -164,12 +164,14 @@ def fit_temperature(targets, log_posteriors):
         scaled = apply_temperature(log_posteriors, np.exp(log_temperature))
         return clip_losses(targets, scaled).mean()
 
-    found = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded")
-    return float(np.exp(found.x))
+    result = minimize_scalar(
+        loss, bounds=np.log(TEMPERATURES), method="bounded"
+    )
+    return float(np.exp(result.x))
 
 
 def scale_by_session(targets, log_posteriors, sessions, folds=5):
-    """Temperature scaling of clips by what other sessions tell.
+    """Temperature scaling, fitted on other sessions than it is applied to.
 
     The clips are divided by scikit-learn's ``GroupKFold``; the clips of each
     part are scaled by the temperature fitted on the others, so that no

@@ -107,6 +107,6 @@ def similarity(clips, evaluation, kind="nearest", same=None):
 
 
 def _cosine(first, second):
-    found = cosine_similarity(first, second)
+    cosine = cosine_similarity(first, second)
     at_zero = ~first.any(1)[:, None] & ~second.any(1)[None, :]
-    return np.where(at_zero, 1.0, found.clip(-1, 1))
+    return np.where(at_zero, 1.0, cosine.clip(-1, 1))

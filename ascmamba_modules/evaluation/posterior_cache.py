@@ -65,12 +65,11 @@ class PosteriorCache:
             for key, row in zip(keys, rows.itertuples(False))
             if key not in self._log_posteriors
         }
-        for start in range(0, len(missing), self.batch_size):
-            batch = list(missing.items())[start : start + self.batch_size]
-            computed = self._infer([row for _, row in batch], hide_audio)
-            self._log_posteriors.update(
-                zip((key for key, _ in batch), computed)
-            )
+        new_keys, new_rows = list(missing), list(missing.values())
+        for start in range(0, len(new_keys), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            computed = self._infer(new_rows[batch], hide_audio)
+            self._log_posteriors.update(zip(new_keys[batch], computed))
         return np.stack([self._log_posteriors[key] for key in keys])
 
     def embeddings(self, table):
