@@ -2,8 +2,8 @@
 
 import pandas as pd
 import soundfile
+from demo.make_corpora import CAS_SCENES
 from demo.scenes import synthesise
-from demo.world import CAS_SCENES
 
 from ascmamba_modules.data.manifest import write_manifest
 
@@ -41,9 +41,9 @@ def make_demo_set(folder, clips_per_scene, seconds):
                     "location": city,
                     "record_time": time,
                     "session": session,
-                    "dataset": "demo",
+                    "dataset": "synthetic demo",
                     "split": SPLITS[number % 6],
-                    "label_source": "synthesis",
+                    "label_source": "synthetic",
                 }
             )
     table = pd.DataFrame(rows)

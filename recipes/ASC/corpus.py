@@ -16,6 +16,7 @@ from ascmamba_modules.utils.files import write_csv
 
 logger = get_logger(__name__)
 
+SYNTHETIC = "SYNTHETIC.txt"
 UNIFIED_SCENES = Path(__file__).with_name("unified_scenes.yaml")
 # A clip of another length than most by more than this share is reported.
 _USUAL_DURATION = 0.1
@@ -58,6 +59,27 @@ def find_corpus(folder, name, wanted, instructions):
     raise FileNotFoundError(
         f"{place}: expected {' and '.join(wanted)}, {found}.\n{instructions}"
     )
+
+
+def provenance(folder, dataset):
+    """Says what a corpus is and where its labels are from.
+
+    Arguments
+    ---------
+    folder : Path
+        The corpus.
+    dataset : str
+        Its name.
+
+    Returns
+    -------
+    dict
+        ``dataset`` and ``label_source`` of its clips; those of the demo
+        (``SYNTHETIC.txt`` lies in the folder or beside it) are synthetic.
+    """
+    if any((place / SYNTHETIC).exists() for place in (folder, folder.parent)):
+        return {"dataset": f"synthetic {dataset}", "label_source": "synthetic"}
+    return {"dataset": dataset, "label_source": "human"}
 
 
 def read_table(path, columns, separator=","):

@@ -27,6 +27,7 @@ from corpus import (
     find_corpus,
     keep_sound_clips,
     print_counts,
+    provenance,
     read_table,
     run_command,
 )
@@ -153,13 +154,11 @@ def _read_part(folder, part):
             "location": meta["location"],
             "record_time": meta["record_time"],
             "session": "",
-            "dataset": "CAS 2023",
+            **provenance(folder, "CAS 2023"),
             "split": "train" if part == "dev" else "evaluation",
-            "label_source": meta["scene_label"].map(
-                lambda label: "human" if label else ""
-            ),
         }
     )
+    rows.loc[rows["scene_label"] == "", "label_source"] = ""
     return rows, problems
 
 

@@ -22,6 +22,7 @@ from corpus import (
     command_line,
     find_corpus,
     keep_sound_clips,
+    provenance,
     run_preparation,
     to_unified,
     unified_scenes,
@@ -132,6 +133,7 @@ def read_rows(folder):
     known = {scene["CochlScene"] for scene in scenes["scenes"].values()}
     known |= set(scenes["dropped"]["CochlScene"])
     rows, problems = [], []
+    origin = provenance(folder, NAME)
     for file in sorted(files):
         place, scene, name = Path(file).parts[-3:]
         match = _FILE.fullmatch(Path(name).stem)
@@ -149,9 +151,8 @@ def read_rows(folder):
                 "location": "",
                 "record_time": "",
                 "session": match[2],
-                "dataset": NAME,
                 "split": _FOLDERS[place],
-                "label_source": "human",
+                **origin,
             }
         )
     if not files:

@@ -108,7 +108,8 @@ def compare_with_paper(table):
         the sum in the paper and the difference.
     """
     scenes = unified_scenes()["scenes"]
-    counts = pd.crosstab(table["scene_label"], table["dataset"])
+    datasets = table["dataset"].str.removeprefix("synthetic ")
+    counts = pd.crosstab(table["scene_label"], datasets)
     counts = counts.reindex(
         index=scenes, columns=["TAU 2020 Mobile", "CochlScene"], fill_value=0
     )

@@ -21,6 +21,7 @@ from corpus import (
     command_line,
     find_corpus,
     keep_sound_clips,
+    provenance,
     read_table,
     run_preparation,
     to_unified,
@@ -131,8 +132,7 @@ def read_rows(folder):
             "location": cities.str.capitalize(),
             "record_time": "",
             "session": meta["identifier"],
-            "dataset": "TAU 2020 Mobile",
-            "label_source": "human",
+            **provenance(folder, "TAU 2020 Mobile"),
         }
     )
 

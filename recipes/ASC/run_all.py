@@ -15,13 +15,11 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from demo.answers import classify_some
 from filelock import FileLock, Timeout
 from hyperpyyaml import load_hyperpyyaml
 from stages import RECIPE, Stage, options, read_record, run_stage
 from train import SUMMARY
 
-from ascmamba_modules.model_folder.folder import FOLDER
 from ascmamba_modules.utils.files import write_csv
 
 DEMO_SETTINGS = RECIPE / "demo.yaml"
@@ -291,10 +289,6 @@ def run(args, output):
     ):
         if place.exists():
             print(f"{name}: {place}")
-    model = output / "finetune_pseudo" / FOLDER
-    if args.demo and model.exists():
-        print(f"\nSome test clips, asked of {model}")
-        classify_some(model, output / "cas.csv")
 
 
 def _short(folder):

@@ -15,7 +15,7 @@ from ascmamba_modules.data.manifest import write_manifest
 def world(tmp_path_factory):
     """Three corpora of short clips, to be left as they are."""
     folder = tmp_path_factory.mktemp("world")
-    make_demo_corpora(folder, 6, 6, 30, seconds=0.2, workers=1)
+    make_demo_corpora(folder, 6, 6, 30, seconds=0.2)
     return folder
 
 

@@ -31,7 +31,8 @@ def test_every_row_has_its_file(world, tmp_path):
     assert sorted(truth.index) == sorted(table["ID"])
     labelled = table[table["scene_label"] != ""]
     assert (truth[labelled["ID"]].to_numpy() == labelled["scene_label"]).all()
-    assert set(labelled["label_source"]) == {"human"}
+    assert set(labelled["label_source"]) == {"synthetic"}
+    assert set(table["dataset"]) == {"synthetic CAS 2023"}
     assert (table.loc[table["scene_label"] == "", "label_source"] == "").all()
     written = read_manifest(tmp_path / "m.csv")
     assert written["session"].tolist() == table["session"].tolist()

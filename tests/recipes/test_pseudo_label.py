@@ -153,7 +153,7 @@ def test_manifest_and_report(labelled, mixed, truth):
     assert steps.notna().sum() + len(rejected) == 20
     human = labels[steps.isna()]
     assert list(human.index) == list(given.index[given["scene_label"] != ""])
-    assert (human["label_source"] == "synthesis").all()
+    assert (human["label_source"] == "synthetic").all()
     report = pd.read_csv(folder / "report.csv", index_col="part")
     right = (
         labels["scene_label"]

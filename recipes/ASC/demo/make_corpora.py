@@ -1,66 +1,214 @@
 #!/usr/bin/env python3
-"""Makes a small synthetic world: TAU, CochlScene and CAS as if downloaded.
+"""Makes small synthetic copies of TAU, CochlScene and CAS.
 
-    python -m demo.make_corpora demo/world
+    python -m demo.make_corpora demo/corpora
 
-The files lie, and are named and listed, exactly as in the three downloads, so
-that the preparation scripts run on them unchanged.  What is recorded where and
-when is in ``world.py``, what it sounds like in ``scenes.py``.  Only
-``truth.csv`` has no counterpart: the scenes of all CAS clips, to score
-pseudo-labels by.  Scores on this world say nothing about real recordings.
+The files are laid out, named and listed as in the three downloads, so that the
+preparation scripts run on them unchanged.  Two files have no counterpart:
+``truth.csv`` has the scenes of all CAS clips, and ``SYNTHETIC.txt`` tells the
+preparation scripts to call the clips synthetic in the manifests.
 """
 
 import argparse
-import json
 import shutil
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import soundfile
 
 from demo.scenes import synthesise
-from demo.world import cas_table, cochlscene_table, tau_table
 
 TAU = "TAU-urban-acoustic-scenes-2020-mobile-development"
-COCHLSCENE = "CochlScene"
-CAS = ("ICME2024_GC_ASC_dev", "ICME2024_GC_ASC_eval")
-METADATA = "metadata"
-TRUTH = "truth.csv"
-SETTINGS = "demo_world.json"
-_CORPORA = (TAU, COCHLSCENE, *CAS, METADATA)
-_LEAST = {"tau_clips": 4, "cochlscene_clips": 3, "cas_clips": 15}
+TAU_SCENES = {
+    "airport": "Airport",
+    "bus": "Bus",
+    "metro": "Metro",
+    "metro_station": "Metro station",
+    "park": "Urban park",
+    "public_square": "Public square",
+    "shopping_mall": "Shopping mall",
+    "street_pedestrian": "Pedestrian street",
+    "street_traffic": "Traffic street",
+    "tram": "Tram",
+}
+TAU_CITIES = ("helsinki", "lisbon", "lyon", "paris", "stockholm", "vienna")
+TAU_DEVICES = ("b", "c", "s1", "s2", "s3", "s4", "s5", "s6")
+TAU_UNSEEN_DEVICES = ("s4", "s5", "s6")  # in no training fold
+COCHLSCENE_SCENES = {
+    "Bus": "Bus",
+    "Cafe": "Cafe",
+    "Car": "Car",
+    "CrowdedIndoor": "Crowded indoor",
+    "Elevator": "Elevator",
+    "Kitchen": "Kitchen",
+    "Park": "Urban park",
+    "ResidentialArea": "Residential area",
+    "Restaurant": "Restaurant",
+    "Restroom": "Restroom",
+    "Street": "Traffic street",
+    "Subway": "Metro",
+    "SubwayStation": "Metro station",
+}
+COCHLSCENE_USERS = {"Train": (1, 20), "Val": (21, 25), "Test": (26, 30)}
+# The cities of development and one of evaluation alone, first and last hour.
+CAS_SCENES = {
+    "Bus": (("Hefei", "Shangrao"), "Shenyang", (10, 19)),
+    "Airport": (("Hefei", "Xi'an"), "Changchun", (6, 13)),
+    "Metro": (("Shanghai", "Xi'an"), "Nanchang", (8, 23)),
+    "Restaurant": (("Liupanshui", "Xi'an"), "Guangzhou", (12, 21)),
+    "Shopping mall": (("Luoyang", "Shanghai", "Xi'an"), "Tianjin", (11, 20)),
+    "Public square": (("Xi'an",), "Taiyuan", (10, 22)),
+    "Urban park": (("Chongqing", "Luoyang", "Xi'an"), "Changchun", (10, 19)),
+    "Traffic street": (("Xi'an",), "Shenyang", (11, 18)),
+    "Construction site": (("Jinan", "Luoyang"), "Taiyuan", (9, 18)),
+    "Bar": (("Chongqing", "Luoyang"), "Tianjin", (20, 23)),
+}
+CAS_LABELLED = 0.2  # share of the development clips
+CAS_FILE_NAMES = ("{}.wav", "asc_{}.wav", "{}_48k.wav")
+
+
+def tau_table(clips, rng):
+    """Clips of TAU: what its lists say, and what :func:`synthesise` needs."""
+    place, segment, rows = 999, 39999, []
+    for label, scene in TAU_SCENES.items():
+        n_places = max(2, clips // 4)
+        for index, files in enumerate(np.array_split(range(clips), n_places)):
+            place += 1
+            city = rng.choice(TAU_CITIES)
+            for number in range(len(files)):
+                # Every segment is heard by device a and by another one.
+                device = rng.choice(TAU_DEVICES) if number % 2 else "a"
+                segment += device == "a"
+                fold = "" if device in TAU_UNSEEN_DEVICES else "train"
+                if index >= round(0.7 * n_places):
+                    fold = "evaluate"
+                name = f"{label}-{city}-{place}-{segment}-{device}.wav"
+                rows.append(
+                    {
+                        "path": f"{TAU}/audio/{name}",
+                        "filename": f"audio/{name}",
+                        "scene_label": label,
+                        "identifier": f"{city}-{place}",
+                        "source_label": device,
+                        "fold": fold,
+                        "scene": scene,
+                        "city": city,
+                        "session": str(place),
+                        "clip": str(segment),
+                        "device": device,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def cochlscene_table(clips, rng):
+    """Clips of CochlScene; a user stays in one split."""
+    held_out = max(1, clips // 8)
+    counts = {"Train": clips - 2 * held_out, "Val": held_out, "Test": held_out}
+    recording, rows = 14976868, []
+    for number, (label, scene) in enumerate(COCHLSCENE_SCENES.items()):
+        for split, count in counts.items():
+            for index in range(count):
+                if index % 3 == 0:  # recordings of up to three clips
+                    recording += 1
+                    first, last = COCHLSCENE_USERS[split]
+                    user = f"user{rng.integers(first, last + 1):04d}"
+                name = f"{label}_{user}_{recording}_{index % 3 + 1:03d}.wav"
+                rows.append(
+                    {
+                        "path": f"CochlScene/{split}/{label}/{name}",
+                        "filename": f"{split}/{label}/{name}",
+                        "number": number,
+                        "split": split,
+                        "scene": scene,
+                        "city": user,
+                        "session": str(recording),
+                        "clip": str(index),
+                        "device": user,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def cas_table(clips, rng):
+    """Clips of CAS, development and evaluation.
+
+    A session has one scene and about eight development clips; the next one
+    of its run starts 600 s later.  An eighth as many clips are for evaluation:
+    a quarter of them of a session of development, a quarter of the session
+    after it, the others of a city of their own.
+    """
+    rows, day = [], pd.Timestamp("2023-04-22")
+    evaluation = max(4, clips // 8)
+    n_sessions = max(4, clips // 8)
+    for label, (cities, unseen, hours) in CAS_SCENES.items():
+
+        def begin():
+            """Starts a run of sessions, on a day of its own."""
+            second = rng.integers(3600 * hours[0], 3600 * (hours[1] + 1))
+            return day + pd.Timedelta(int(second), "s")
+
+        sessions, city = [], None
+        for index, own in enumerate(np.array_split(range(clips), n_sessions)):
+            before, city = city, cities[index * len(cities) // n_sessions]
+            if city != before or index % 2 == 0:
+                day += pd.Timedelta(1, "D")
+                time = begin()
+            else:
+                time += pd.Timedelta(600 + int(rng.integers(2)), "s")
+            sessions.append((city, time, len(own), 0))
+        quarter = round(evaluation / 4)
+        sessions[-1] = (*sessions[-1][:3], quarter)
+        sessions.append((city, time + pd.Timedelta(600, "s"), 0, quarter))
+        day += pd.Timedelta(1, "D")
+        sessions.append((unseen, begin(), 0, evaluation - 2 * quarter))
+        for city, time, n_dev, n_eval in sessions:
+            parts = ["dev"] * n_dev + ["eval"] * n_eval
+            for segment, part in enumerate(parts, 1):
+                stem = f"{rng.bytes(16).hex()}{segment}_1"
+                name = rng.choice(CAS_FILE_NAMES, p=[0.9, 0.05, 0.05])
+                rows.append(
+                    {
+                        "path": f"ICME2024_GC_ASC_{part}/{name.format(stem)}",
+                        "filename": stem,
+                        "location": city,
+                        "record_time": f"{time:%Y-%m-%d %H:%M:%S}",
+                        "scene_label": label,
+                        "part": part,
+                        "scene": label,
+                        "city": city,
+                        "session": str(time),
+                        "clip": stem,
+                        "device": "recorder",
+                    }
+                )
+    table = pd.DataFrame(rows)
+    table["labelled"] = False
+    for _, own in table[table["part"] == "dev"].groupby("scene_label"):
+        labelled = rng.permutation(own.index)[: round(CAS_LABELLED * clips)]
+        table.loc[labelled, "labelled"] = True
+    # In no order, as the true lists are.
+    return table.iloc[rng.permutation(len(table))]
 
 
 def make_demo_corpora(
-    folder,
-    tau_clips=12,
-    cochlscene_clips=9,
-    cas_clips=36,
-    seconds=4.0,
-    seed=0,
-    workers=None,
+    folder, tau_clips=12, cochlscene_clips=9, cas_clips=36, seconds=4.0, seed=0
 ):
-    """Writes the three corpora, unless they are there.
+    """Writes the three corpora, all or nothing.
 
     Arguments
     ---------
     folder : str or pathlib.Path
-        Where to write: a new or empty folder, or an earlier demo world.  One
-        that was not finished is made anew.
-    tau_clips, cochlscene_clips : int
-        Files of each of the 10 and 13 classes, at least 4 and 3.
-    cas_clips : int
-        Development clips of each of the 10 classes, at least 15; evaluation
-        has an eighth of that.
+        Where to write: a new or empty folder.
+    tau_clips, cochlscene_clips, cas_clips : int
+        Clips of each of the 10, 13 and 10 classes, at least 4, 3 and 15; of
+        CAS those of development.
     seconds : float
         Length of a clip, 0.1 to 60.
     seed : int
-        The same seed gives the same files, whatever ``workers`` is.
-    workers : int, optional
-        Processes; None for one a core.
+        The same seed gives the same files.
 
     Returns
     -------
@@ -71,30 +219,41 @@ def make_demo_corpora(
     Raises
     ------
     ValueError
-        For sizes out of range, and a folder that holds something else.
+        For sizes out of range.
+    OSError
+        If the folder is not empty or cannot be written.
     """
-    folder = Path(folder)
-    settings = {
-        "tau_clips": tau_clips,
-        "cochlscene_clips": cochlscene_clips,
-        "cas_clips": cas_clips,
-        "seconds": seconds,
-        "seed": seed,
-    }
-    _check_sizes(settings, workers)
-    tau = tau_table(tau_clips, seed)
-    cochlscene = cochlscene_table(cochlscene_clips, seed)
-    cas = cas_table(cas_clips, seed)
-    if _is_finished(folder, settings):
-        print(f"{folder} holds this demo world already: nothing to do.")
-    else:
-        _prepare_folder(folder, settings)
-        _write_audio(folder, tau, cochlscene, cas, seconds, seed, workers)
-        _write_tau_lists(folder / TAU, tau)
-        _write_cochlscene_list(folder / COCHLSCENE, cochlscene)
-        _write_cas_lists(folder, cas)
-        _write_settings(folder, settings, finished=True)
-    parts = {
+    least = {"tau_clips": 4, "cochlscene_clips": 3, "cas_clips": 15}
+    sizes = dict(zip(least, (tau_clips, cochlscene_clips, cas_clips)))
+    for name, size in sizes.items():
+        if size < least[name]:
+            raise ValueError(f"{name} is {size}, but must be {least[name]} up")
+    if not 0.1 <= seconds <= 60:
+        raise ValueError(f"seconds is {seconds}, but must be 0.1 to 60")
+    folder = Path(folder).absolute()
+    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists: remove it or name another")
+    tau = tau_table(tau_clips, np.random.default_rng([seed, 1]))
+    cochlscene = cochlscene_table(
+        cochlscene_clips, np.random.default_rng([seed, 2])
+    )
+    cas = cas_table(cas_clips, np.random.default_rng([seed, 3]))
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for table, rate, subtype in (
+        (tau, 44100, "PCM_24"),
+        (cochlscene, 44100, "PCM_16"),
+        (cas, 48000, "PCM_16"),
+    ):
+        names = ["scene", "city", "session", "clip", "device"]
+        for path, *clip in table[["path", *names]].itertuples(index=False):
+            samples = synthesise(*clip, seconds, rate, seed)
+            path = partial / path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, samples, rate, subtype)
+    _write_lists(partial, tau, cochlscene, cas)
+    partial.replace(folder)
+    tables = {
         "TAU 2020 Mobile": tau,
         "CochlScene": cochlscene,
         "CAS development": cas[cas["part"] == "dev"],
@@ -102,186 +261,62 @@ def make_demo_corpora(
     }
     return pd.DataFrame(
         {
-            "clips": {name: len(part) for name, part in parts.items()},
-            "sessions": {k: v["session"].nunique() for k, v in parts.items()},
-            "cities": {k: v["city"].nunique() for k, v in parts.items()},
+            name: {
+                "clips": len(table),
+                "sessions": table["session"].nunique(),
+                "cities": table["city"].nunique(),
+            }
+            for name, table in tables.items()
         }
-    )
+    ).T
 
 
-def _check_sizes(settings, workers):
-    for name, least in _LEAST.items():
-        if settings[name] < least:
-            raise ValueError(
-                f"{name} is {settings[name]}, but at least {least} a class "
-                "are needed."
-            )
-    if not 0.1 <= settings["seconds"] <= 60:
-        raise ValueError(
-            f"seconds is {settings['seconds']}, but clips are 0.1 to 60 s."
-        )
-    if settings["seed"] < 0:
-        raise ValueError(f"seed is {settings['seed']}, but must not be < 0.")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}, but at least 1 is needed.")
+def _write_lists(folder, tau, cochlscene, cas):
+    """Writes the CSV files of the three corpora."""
 
+    def write(path, table, separator="\t", **options):
+        path = folder / path
+        path.parent.mkdir(exist_ok=True)
+        table.to_csv(path, sep=separator, index=False, **options)
 
-def _is_finished(folder, settings):
-    """Whether this very world is there; raises if something else is."""
-    if not folder.exists():
-        return False
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is a file, not a folder.")
-    if not any(folder.iterdir()):
-        return False
-    path = folder / SETTINGS
-    if not path.exists():
-        raise ValueError(
-            f"{folder} is not empty and holds no demo world (no {SETTINGS}): "
-            "give a new folder."
-        )
-    try:
-        found = json.loads(path.read_text())
-        finished = found.pop("finished")
-    except (ValueError, AttributeError, KeyError, TypeError):
-        raise ValueError(f"{path} cannot be read: remove {folder}.")
-    if finished and found != settings:
-        changed = [
-            f"{name} {found.get(name)} instead of {value}"
-            for name, value in settings.items()
-            if found.get(name) != value
-        ]
-        raise ValueError(
-            f"{folder} holds a demo world of other settings "
-            f"({', '.join(changed)}): give another folder or remove it."
-        )
-    return finished
-
-
-def _prepare_folder(folder, settings):
-    """Removes an unfinished world, and marks this one as unfinished."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_settings(folder, settings, finished=False)
-    for name in _CORPORA:
-        shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / TRUTH).unlink(missing_ok=True)
-
-
-def _write_settings(folder, settings, finished):
-    text = json.dumps({**settings, "finished": finished}, indent=4)
-    _write_text(folder / SETTINGS, text + "\n")
-
-
-def _write_audio(folder, tau, cochlscene, cas, seconds, seed, workers):
-    tau = tau.assign(root=TAU, rate=44100, subtype="PCM_24")
-    cochlscene = cochlscene.assign(
-        root=COCHLSCENE, rate=44100, subtype="PCM_16"
-    )
-    cas = cas.assign(root="", rate=48000, subtype="PCM_16")
-    clips = pd.concat([tau, cochlscene, cas])
-    paths = [folder / c.root / c.path for c in clips.itertuples()]
-    for parent in {path.parent for path in paths}:
-        parent.mkdir(parents=True, exist_ok=True)
-    columns = ["scene", "city", "session", "clip", "rate", "device", "subtype"]
-    arguments = clips[columns].to_dict("records")
-    write = partial(_write_clip, seconds=seconds, seed=seed)
-    if workers == 1:
-        for path, values in zip(paths, arguments):
-            write(path, values)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        # Goes through the results, so that errors are raised here.
-        for _ in pool.map(write, paths, arguments, chunksize=4):
-            pass
-
-
-def _write_clip(path, values, seconds, seed):
-    subtype = values.pop("subtype")
-    samples = synthesise(**values, seconds=seconds, seed=seed)
-    temporary = path.with_name(f".{path.name}.tmp")
-    soundfile.write(
-        temporary, samples, values["rate"], subtype=subtype, format="WAV"
-    )
-    temporary.replace(path)
-
-
-def _write_tau_lists(root, table):
-    meta = table[["path", "scene_label", "identifier", "source_label", "fold"]]
-    meta = meta.rename(columns={"path": "filename"})
-    meta = meta.sort_values("filename")
-    setup = root / "evaluation_setup"
-    setup.mkdir(exist_ok=True)
+    columns = ["filename", "scene_label"]
+    write(f"{TAU}/meta.csv", tau[[*columns, "identifier", "source_label"]])
     for fold in ("train", "evaluate"):
-        rows = meta[meta["fold"] == fold][["filename", "scene_label"]]
-        _write_table(setup / f"fold1_{fold}.csv", rows)
-    _write_table(setup / "fold1_test.csv", rows[["filename"]])
-    _write_table(root / "meta.csv", meta.drop(columns="fold"))
-
-
-def _write_cochlscene_list(root, table):
-    rows = table[["path", "number", "split"]]
-    _write_table(root / "Data_info.tsv", rows, header=False)
-
-
-def _write_cas_lists(folder, table):
-    (folder / METADATA).mkdir(exist_ok=True)
+        rows = tau.loc[tau["fold"] == fold, columns]
+        write(f"{TAU}/evaluation_setup/fold1_{fold}.csv", rows)
+    write(f"{TAU}/evaluation_setup/fold1_test.csv", rows[["filename"]])
+    listed = cochlscene[["filename", "number", "split"]]
+    write("CochlScene/Data_info.tsv", listed, header=False)
+    write("truth.csv", cas[columns], ",")
+    cas = cas.assign(scene_label=cas["scene_label"].where(cas["labelled"], ""))
     columns = ["filename", "location", "record_time", "scene_label"]
-    listed = table.assign(
-        scene_label=table["scene_label"].where(table["labelled"], "")
+    for part, rows in cas.groupby("part"):
+        path = f"metadata/APSIPA2025_GC_ASC_{part}_metadata.csv"
+        write(path, rows[columns], ",", encoding="utf-8-sig")
+    (folder / "SYNTHETIC.txt").write_text(
+        "Noise made by recipes/ASC/demo, not recordings.\n"
     )
-    for part in ("dev", "eval"):
-        _write_table(
-            folder / METADATA / f"APSIPA2025_GC_ASC_{part}_metadata.csv",
-            listed[listed["part"] == part][columns],
-            separator=",",
-            encoding="utf-8-sig",
-        )
-    truth = table[["filename", "scene_label"]]
-    _write_table(folder / TRUTH, truth, separator=",")
-
-
-def _write_table(path, table, separator="\t", header=True, encoding="utf-8"):
-    text = table.to_csv(sep=separator, header=header, index=False)
-    _write_text(path, text, encoding)
-
-
-def _write_text(path, text, encoding="utf-8"):
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding)
-    temporary.replace(path)
 
 
 def main(arguments):
     """Runs from the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        epilog="Sessions are places in TAU, recordings in CochlScene; cities "
-        "are users in CochlScene.",
-    )
-    parser.add_argument(
-        "folder", help="where to write: new, empty, or an earlier demo world"
-    )
-    parser.add_argument(
-        "--tau-clips", type=int, default=12, help="a scene (default 12)"
-    )
-    parser.add_argument(
-        "--cochlscene-clips", type=int, default=9, help="a class (default 9)"
-    )
-    parser.add_argument(
-        "--cas-clips",
-        type=int,
-        default=36,
-        help="for development, a class (default 36)",
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", help="where to write: new or empty")
+    for name, default, what in (
+        ("tau", 12, "a scene"),
+        ("cochlscene", 9, "a class"),
+        ("cas", 36, "a scene, for development"),
+    ):
+        parser.add_argument(
+            f"--{name}-clips",
+            type=int,
+            default=default,
+            help=f"{what} (default %(default)s)",
+        )
     parser.add_argument(
         "--seconds", type=float, default=4.0, help="a clip (default 4)"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--workers",
-        type=int,
-        help="processes (default: one a core)",
-    )
     options = vars(parser.parse_args(arguments))
     try:
         summary = make_demo_corpora(**options)
