@@ -22,7 +22,7 @@ FLAGS = "--tau-clips=4 --cochlscene-clips=3 --cas-clips=15 --seconds=0.1"
 
 
 def contents(folder):
-    """Path and bytes of every file."""
+    """Bytes of every file, by its path."""
     files = [path for path in Path(folder).rglob("*") if path.is_file()]
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(files)}
 
@@ -135,18 +135,15 @@ def test_cities_are_those_of_the_true_metadata(cas):
     labelled = cas[cas["scene_label"] != ""]
     cities = labelled.groupby("scene_label")["location"].agg(set)
     assert cities.to_dict() == {k: set(v[0]) for k, v in CAS_SCENES.items()}
-    evaluation = cas["split"] == "evaluation"
-    unseen = set(cas[evaluation]["location"]) - set(
-        cas[~evaluation]["location"]
-    )
-    assert {city for _, city, _ in CAS_SCENES.values()} == unseen
+    parts = cas.groupby("split")["location"].agg(set)
+    unseen = {city for _, city, _ in CAS_SCENES.values()}
+    assert parts["evaluation"] - parts["train"] == unseen
 
 
 def test_same_seed_same_bytes(tmp_path, capsys):
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        main([str(tmp_path / name), *FLAGS.split(), f"--seed={seed}"])
-    a, b, c = (contents(tmp_path / name) for name in "abc")
-    assert a == b and set(a) != set(c)
+    for name in "ab":
+        main([str(tmp_path / name), *FLAGS.split()])
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
     line = capsys.readouterr().out.splitlines()[4]
     assert line.split() == ["CAS", "development", "150", "40", "8"]
 
