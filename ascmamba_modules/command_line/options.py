@@ -182,13 +182,6 @@ def load_classifier(arguments):
         )
     except (FileNotFoundError, ValueError) as error:
         raise CommandError(f"--model: {error}")
-    # A folder of another version may fail in any part that it names.
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise CommandError(
-            f"--model {arguments.model} cannot be loaded: "
-            f"{type(error).__name__}: {text}"
-        )
 
 
 def log_to_stderr():
