@@ -13,7 +13,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ascmamba_modules.ascmamba import ASCMamba
-from ascmamba_modules.augment import Mixup
+from ascmamba_modules.augment import Mixup, blend
 from ascmamba_modules.brain import SceneBrain
 
 BATCHES = 12
@@ -42,6 +42,11 @@ class Model(torch.nn.Module):
     @staticmethod
     def log_posteriors(logits):
         return logits.log_softmax(dim=-1)
+
+
+class Context(torch.nn.Module):
+    def forward(self, location_tokens, time_tokens):
+        return location_tokens
 
 
 class Log:
@@ -282,6 +287,39 @@ def test_model_gets_lengths_where_there_is_padding(tmp_path, length):
         assert lengths is None
     else:
         torch.testing.assert_close(lengths, torch.tensor([1.0, 0.8]))
+
+
+@pytest.mark.parametrize("stage", [Stage.TRAIN, Stage.VALID])
+def test_mixup_mixes_features_and_contexts_of_the_same_pairs(tmp_path, stage):
+    brain = make_brain(tmp_path)
+    brain.hparams.mixup = Mixup(alpha=1.0)
+    brain.modules.context_encoder = Context()
+    inputs = []
+    brain.modules.model.forward = lambda *args: inputs.extend(args)
+    rows = [
+        {
+            "id": f"{n}",
+            "sig": torch.randn(50),
+            "location_tokens": torch.randn(4),
+            "time_tokens": torch.randn(4),
+        }
+        for n in range(6)
+    ]
+    batch = PaddedBatch(rows)
+    brain.hparams.epoch_counter.current = 1
+    brain.compute_forward(batch, stage)
+    features, context, _ = inputs
+    waves, tokens = (
+        torch.stack([row[key] for row in rows])
+        for key in ("sig", "location_tokens")
+    )
+    brain.modules.normalize.eval()
+    expected = brain.modules.normalize(waves.unflatten(1, (-1, 10)), epoch=1)
+    if stage == Stage.TRAIN:
+        assert (brain.pairs[1] < 0.99).any()
+        expected, tokens = (blend(x, *brain.pairs) for x in (expected, tokens))
+    torch.testing.assert_close(features, expected)
+    torch.testing.assert_close(context, tokens)
 
 
 def test_learning_rate_warms_up_and_resumes(tmp_path):
