@@ -99,7 +99,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["ascmamba_modules*"]),
-    package_data={"ascmamba_modules.evaluation": ["page.html"]},
+    package_data={
+        "ascmamba_modules.encoders": ["audioset_tags.txt"],
+        "ascmamba_modules.evaluation": ["page.html"],
+    },
     ext_modules=[
         Extension(
             "ascmamba_modules.selective_scan.cpu.kernels",

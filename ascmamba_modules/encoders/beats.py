@@ -110,9 +110,9 @@ class BEATsEncoder(nn.Module):
 
     Example
     -------
-    >>> encoder = BEATsEncoder(encoder_layers=1, encoder_embed_dim=24)
+    >>> encoder = BEATsEncoder(encoder_layers=1, encoder_embed_dim=48)
     >>> encoder(torch.randn(2, 98, 128), torch.tensor([1.0, 0.5])).shape
-    torch.Size([2, 24])
+    torch.Size([2, 48])
     """
 
     def __init__(self, frozen=True, **config):

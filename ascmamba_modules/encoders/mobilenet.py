@@ -17,7 +17,6 @@ from torchaudio.compliance.kaldi import get_mel_banks
 from ascmamba_modules.model_folder.parts import check_fit
 from ascmamba_modules.padding import frame_counts, frame_mask
 
-N_TAGS = 527  # of AudioSet
 # Published as files of a release: width, file, and SHA-256 where it is known.
 PUBLISHED = {
     "mn04": (
@@ -272,6 +271,25 @@ class MobileNet(nn.Module):
     def train(self, mode=True):
         """Switches to training, unless the encoder is frozen."""
         return super().train(mode and not self.frozen)
+
+
+def audioset_tags():
+    """Names of the tags, in the order of the tagger's outputs.
+
+    Source: AudioSet's ``class_labels_indices.csv`` (CC BY 4.0).
+
+    Returns
+    -------
+    list
+        527 names.
+
+    Example
+    -------
+    >>> audioset_tags()[:2]
+    ['Speech', 'Male speech, man speaking']
+    """
+    path = Path(__file__).with_name("audioset_tags.txt")
+    return path.read_text("utf-8").splitlines()
 
 
 def load_published(encoder, weights, checksum=None):
