@@ -1,5 +1,6 @@
 """What the benchmarks share: machine line, timing, peak memory, tables."""
 
+import argparse
 import multiprocessing
 import os
 import platform
@@ -9,39 +10,62 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 BUSY_HINT = (
     "On a busy machine set OMP_NUM_THREADS=1: threads that wait for each other "
     "suffer most from other load."
 )
-
-# Shapes of a selective scan (sequences, channels, steps); the first two are
-# what one batch of four clips is to the time path and to the frequency path of
-# ASCMamba.
-SHAPES = {
-    "time": (128, 128, 500),
-    "frequency": (2000, 128, 32),
-    "long": (1, 128, 8000),
-    "small": (4, 32, 200),
-    "reference": (8, 128, 500),
-}
-STATES = 16
-
-_TURN = 0.2
+_TURN = 0.2  # seconds
 _GPU_WARM_UP = 3
 _GPU_CACHE = 2**28  # bytes, more than any has
 _GPU_FILLS = 16  # about 1 ms
 
 
-def machine():
+def make_parser(description):
+    """A parser with the options that all benchmarks have.
+
+    Arguments
+    ---------
+    description : str
+        What the benchmark prints.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+    """
+    parser = argparse.ArgumentParser(description=description, epilog=BUSY_HINT)
+    parser.add_argument(
+        "--device", default="cpu", choices=["cpu", "cuda"], help="default: cpu"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="turns of each (default: 3)"
+    )
+    return parser
+
+
+def parse_arguments(parser, arguments=None):
+    """Reads the options; ends with one line where there is no such device."""
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA GPU is visible to PyTorch: nothing to measure")
+    return options
+
+
+def machine(device="cpu"):
     """Describes the machine in one line.
+
+    Arguments
+    ---------
+    device : str
+        "cpu" or "cuda".
 
     Returns
     -------
     str
         CPU model, cores, load before the benchmark (processes that want to
-        run), threads and version of PyTorch, GPU if any.
+        run), threads and version of PyTorch, and the GPU if it is used.
     """
     parts = [
         _cpu_model(),
@@ -50,7 +74,7 @@ def machine():
         f"{torch.get_num_threads()} threads",
         f"torch {torch.__version__}",
     ]
-    if torch.cuda.is_available():
+    if device == "cuda":
         parts.append(torch.cuda.get_device_name())
     return ", ".join(parts)
 
@@ -110,25 +134,33 @@ def _seconds(function, device):
     return start.elapsed_time(end) / 1e3
 
 
-def peak_memory(prepare, *args):
-    """Measures the resident memory that a call adds, in a process of its own.
+def peak_memory(prepare, *args, device="cpu"):
+    """Measures the memory that a call adds.
 
-    Linux only, where ``ru_maxrss`` is in KiB.
+    On a CPU it is the resident memory of a process of its own (Linux only,
+    where ``ru_maxrss`` is in KiB), on a GPU what PyTorch allocates.
 
     Arguments
     ---------
     prepare : function
-        Function of a module, called with ``args`` in the new process.  What
-        it returns is then called and measured; what it allocates itself does
-        not count.
+        Function of a module, called with ``args``.  What it returns is then
+        called and measured; what it allocates itself does not count.
     *args
         Arguments of ``prepare``.
+    device : str
+        "cpu" or "cuda".
 
     Returns
     -------
     int
         Bytes.
     """
+    if device == "cuda":
+        function = prepare(*args)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return torch.cuda.max_memory_allocated() - before
     # A spawned process starts with its parent's peak, which execve keeps; one
     # forked by a small server does not.
     context = multiprocessing.get_context("forkserver")
@@ -144,27 +176,8 @@ def _added_memory(prepare, args):
     return (after - before) * 1024
 
 
-def peak_gpu_memory(function):
-    """Measures the GPU memory that PyTorch allocates during a call.
-
-    Arguments
-    ---------
-    function : function
-        Function without arguments.
-
-    Returns
-    -------
-    int
-        Bytes.
-    """
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    function()
-    return torch.cuda.max_memory_allocated() - before
-
-
 def markdown_table(rows):
-    """Formats a table; numbers are rounded and stand on the right.
+    """Formats a table in Markdown, numbers to three digits.
 
     Arguments
     ---------
@@ -179,34 +192,9 @@ def markdown_table(rows):
     Example
     -------
     >>> print(markdown_table([{"name": "a", "ms": 1.2345}]))
-    | name |   ms |
-    |:-----|-----:|
-    | a    | 1.23 |
+    | name   |   ms |
+    |:-------|-----:|
+    | a      | 1.23 |
     """
-    heads = list(rows[0])
-    cells = [[_format(row[head]) for head in heads] for row in rows]
-    widths = [max(map(len, column)) for column in zip(heads, *cells)]
-    left = [isinstance(rows[0][head], str) for head in heads]
-
-    def line(texts):
-        padded = (
-            text.ljust(width) if is_left else text.rjust(width)
-            for text, width, is_left in zip(texts, widths, left)
-        )
-        return f"| {' | '.join(padded)} |"
-
-    rules = (
-        f":{'-' * (width + 1)}" if is_left else f"{'-' * (width + 1)}:"
-        for width, is_left in zip(widths, left)
-    )
-    return "\n".join([line(heads), f"|{'|'.join(rules)}|", *map(line, cells)])
-
-
-def _format(value):
-    if isinstance(value, str):
-        return value
-    if value != value:  # NaN: not measured
-        return "-"
-    if isinstance(value, int) or value >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:#.3g}".rstrip(".")
+    table = pd.DataFrame(rows)
+    return table.to_markdown(index=False, floatfmt=".3g", intfmt=",")

@@ -1,12 +1,9 @@
 """Times the engines of the selective scan against other implementations.
 
 All get float32 tensors with channels last, as a Mamba block has them, with
-step sizes that are ready (no softplus) and neither D nor gate.  Beside them
-stands the time of the exponentials alone, one for each step, channel and
-state, by ``torch.exp`` and by the kernels' own function.
+step sizes that are ready (no softplus) and neither D nor gate.
 """
 
-import argparse
 import functools
 import importlib
 import importlib.util
@@ -16,30 +13,33 @@ from types import ModuleType
 
 import torch
 from common import (
-    BUSY_HINT,
-    SHAPES,
-    STATES,
     machine,
+    make_parser,
     markdown_table,
     median_times,
-    peak_gpu_memory,
+    parse_arguments,
     peak_memory,
 )
-from exponentials import kernel_exponentials, torch_exponentials
 from mambapy.pscan import pscan
 
 from ascmamba_modules.selective_scan import engine_status, selective_scan
 
+# Sequences, channels, steps; the first two are what one batch of four clips is
+# to the time path and to the frequency path of the paper's ASCMamba.
+SHAPES = {
+    "time": (128, 128, 500),
+    "frequency": (2000, 128, 32),
+    "long": (1, 128, 8000),
+    "small": (4, 32, 200),
+    "reference": (8, 128, 500),
+}
+STATES = 16
 PEER = "mambapy"
 REFERENCE = "selective_scan_ref"
 HUGGING_FACE = "Hugging Face"
 # Loops over time, whose backward pass is quadratic in length: for the shape
 # "reference" alone, elsewhere they take minutes and more.
 LOOPS = (REFERENCE, HUGGING_FACE)
-FLOORS = {
-    "torch.exp alone": torch_exponentials,
-    "kernel's exponentials alone": kernel_exponentials,
-}
 PASSES = ("forward", "forward + backward")
 
 
@@ -146,7 +146,7 @@ def prepare(name, pass_name, shape, device="cpu"):
     Arguments
     ---------
     name : str
-        "mambapy", an engine, one of LOOPS or of FLOORS.
+        "mambapy", an engine, or one of LOOPS.
     pass_name : str
         One of PASSES.
     shape : tuple
@@ -163,16 +163,12 @@ def prepare(name, pass_name, shape, device="cpu"):
     grad_output = torch.randn_like(inputs[0])
 
     def run(inputs=inputs, grad_output=grad_output):
-        if name in FLOORS:
-            FLOORS[name](inputs[0].numel() * STATES)
-        elif pass_name == "forward":
+        if pass_name == "forward":
             with torch.no_grad():
                 scan(name, *inputs)
         else:
             inputs = [x.detach().requires_grad_() for x in inputs]
             torch.autograd.grad(scan(name, *inputs), inputs, grad_output)
-        if device == "cuda":
-            torch.cuda.synchronize()
 
     # What a first call allocates once (threads, libraries) is not the scan's.
     tiny = make_inputs((1, 8, 8), device)
@@ -198,25 +194,20 @@ def rows(shape, rounds, device="cpu"):
         One dict a row of the table.
     """
     names = [PEER, *_engines(device)]
-    if device == "cpu":
-        names += FLOORS
-        if shape == SHAPES["reference"]:
-            names += LOOPS
+    if shape == SHAPES["reference"]:
+        names += LOOPS
     table = []
     for pass_name in PASSES:
         functions = {n: prepare(n, pass_name, shape, device) for n in names}
-        if device == "cuda":
-            memory = {n: peak_gpu_memory(functions[n]) for n in names}
-        else:
-            memory = {
-                n: peak_memory(prepare, n, pass_name, shape) for n in names
-            }
-        seconds = median_times(functions, rounds)
+        memory = {
+            n: peak_memory(prepare, n, pass_name, shape, device, device=device)
+            for n in names
+        }
+        seconds = median_times(functions, rounds, device)
         for name in names:
             table.append(
                 {
                     "shape": " x ".join(map(str, shape)),
-                    "device": device,
                     "pass": pass_name,
                     "scan": name,
                     "seconds": seconds[name],
@@ -249,7 +240,6 @@ def error_rows(device="cpu"):
         table.append(
             {
                 "scan": name,
-                "device": device,
                 "largest error": (error / expected.abs().max()).item(),
             }
         )
@@ -267,17 +257,15 @@ def _engines(device):
     ]
 
 
-def main():
+def main(arguments=None):
     """Prints the tables."""
-    parser = argparse.ArgumentParser(
-        epilog=BUSY_HINT,
-        description="Prints seconds (medians) and peak memory of one "
-        "selective scan for mambapy, mamba-ssm's and Hugging Face's loops and "
-        "each engine that runs here, how many times faster and smaller than "
-        "mambapy each is, and the largest relative error of the outputs "
-        "against a float64 loop. GPU rows "
-        "appear where there is one. Shapes are sequences x channels x steps, "
-        f"with {STATES} states; mambapy takes up to 6 GB.",
+    parser = make_parser(
+        "Prints seconds (medians) and peak memory of one selective scan for "
+        "mambapy, mamba-ssm's and Hugging Face's loops and each engine that "
+        "runs here, how many times faster and smaller than mambapy each is, "
+        "and the largest relative error of the outputs against a float64 "
+        "loop. Shapes are sequences x channels x steps, with "
+        f"{STATES} states; mambapy takes up to 6 GB."
     )
     parser.add_argument(
         "--shapes",
@@ -286,21 +274,15 @@ def main():
         default=["time", "frequency", "long", "reference"],
         help="shapes to run (default: all but small)",
     )
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="calls of each (default: 3)"
-    )
-    args = parser.parse_args()
-    print(machine())
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    table, errors = [], []
-    for device in devices:
-        errors += error_rows(device)
-        for name in args.shapes:
-            table += rows(SHAPES[name], args.rounds, device)
-    print(f"Medians of {args.rounds} interleaved turns, float32.\n")
+    options = parse_arguments(parser, arguments)
+    print(machine(options.device))
+    print(f"Medians of {options.rounds} interleaved turns, float32.\n")
+    table = []
+    for name in options.shapes:
+        table += rows(SHAPES[name], options.rounds, options.device)
     print(markdown_table(table))
     print("\nAgainst a float64 loop, relative to the largest output:\n")
-    print(markdown_table(errors))
+    print(markdown_table(error_rows(options.device)))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import sys
-from itertools import islice
 
 from ascmamba_modules import __version__
 from ascmamba_modules.command_line.options import (
@@ -108,26 +107,32 @@ def _print(arguments, recordings):
 
 
 def _write(arguments, recordings):
-    from ascmamba_modules.command_line.results import Journal, check_format
+    from ascmamba_modules.command_line.results import (
+        check_format,
+        write_results,
+    )
 
     check_format(arguments.output)
     classifier = load_classifier(arguments)
-    settings = _settings(arguments, classifier, recordings)
-    size = arguments.batch_size
-    with Journal(arguments.output, settings, len(recordings), size) as journal:
-        if journal.done:
+    total = len(recordings)
+
+    def rows_from(done):
+        if done:
             print(
-                f"ascmamba: {journal.done} of {len(recordings)} files were "
-                "classified by an earlier run",
+                f"ascmamba: {done} of {total} files were classified by an "
+                "earlier run",
                 file=sys.stderr,
             )
-        files = _classify(
-            classifier, recordings[journal.done :], arguments, True
-        )
-        while batch := list(islice(files, size)):
-            journal.append([_row(file, classifier.classes) for file in batch])
-        failed = sum(bool(row["problem"]) for row in journal.rows())
-        journal.finish()
+        for file in _classify(classifier, recordings[done:], arguments, True):
+            yield _row(file, classifier.classes)
+
+    failed = write_results(
+        arguments.output,
+        _settings(arguments, classifier, recordings),
+        total,
+        arguments.batch_size,
+        rows_from,
+    )
     print(f"ascmamba: written to {arguments.output}", file=sys.stderr)
     return failed
 

@@ -1,16 +1,14 @@
-"""Results on disk: kept from the first batch on, one file in the end.
+"""Results on disk, batch by batch, so that a killed run can go on.
 
-A run writes a journal beside its output, ``out.csv.part``: a line with the
-settings of the run, then one line of JSON a file, written batch by batch.  A
-run that finds a journal with its own settings goes on behind its last whole
-batch.  In the end the journal becomes the output, which so is the same for
-each format, however often the run was killed.
+A run writes its rows to ``OUTPUT.part``, one line of JSON each behind a line
+with the settings they depend on; the end turns it into the output.
 """
 
 import csv
 import importlib.util
 import json
 import os
+from itertools import islice
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,144 +19,109 @@ from ascmamba_modules.utils.files import replacing
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
-class Journal:
-    """The rows of a run, on disk.
+def write_results(output, settings, total, batch_size, rows_from):
+    """Writes rows to a file, or what an earlier run has left to write.
 
     Arguments
     ---------
     output : str
-        The file in which the rows end, of one of the ``SUFFIXES``.
+        The file, of one of the ``SUFFIXES``.
     settings : dict
         What the rows depend on, by name; texts and numbers.
     total : int
         Rows of the whole run.
     batch_size : int
         Rows that are written together.
+    rows_from : callable
+        ``rows_from(done)`` yields the rows, dicts with the same keys, from
+        that number on; it is called once.
 
-    Attributes
-    ----------
-    done : int
-        Rows that an earlier run has left; a whole number of batches.
-    is_empty : bool
-        Whether there are no rows yet; such a journal is not left behind.
+    Returns
+    -------
+    int
+        Rows with a ``problem``.
 
     Raises
     ------
     CommandError
-        If the journal is of a run with other settings, or one that still
+        If there is an unfinished run with other settings, or one that still
         writes.
 
     Example
     -------
     >>> output = str(getfixture("tmp_path") / "out.csv")
-    >>> with Journal(output, {"model": "a"}, 2, 1) as journal:
-    ...     journal.append([{"file": "a.wav", "scene_label": "Bus"}])
-    >>> with Journal(output, {"model": "a"}, 2, 1) as journal:
-    ...     print(journal.done)
-    ...     journal.append([{"file": "b.wav", "scene_label": "Bar"}])
-    ...     journal.finish()
-    1
+    >>> rows = [{"file": "a.wav", "problem": ""}]
+    >>> write_results(output, {}, 1, 1, lambda done: iter(rows[done:]))
+    0
     >>> print(open(output).read())
-    file,scene_label
-    a.wav,Bus
-    b.wav,Bar
+    file,problem
+    a.wav,
     <BLANKLINE>
     """
+    check_format(output)
+    part, lock = Path(f"{output}.part"), FileLock(f"{output}.part.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CommandError(f"{part}: another run is writing to it")
+    try:
+        done = _resume(part, settings, total, batch_size)
+        rows = rows_from(done)
+        with open(part, "a", encoding="ascii") as file:
+            while batch := list(islice(rows, batch_size)):
+                if done == 0 and file.tell() == 0:
+                    file.write(json.dumps(settings) + "\n")
+                file.writelines(json.dumps(row) + "\n" for row in batch)
+                file.flush()
+                os.fsync(file.fileno())
+        with replacing(output) as temporary:
+            _WRITERS[Path(output).suffix.lower()](_rows(part), temporary)
+        failed = sum(bool(row["problem"]) for row in _rows(part))
+        part.unlink()
+        return failed
+    finally:
+        if part.exists() and part.stat().st_size == 0:
+            part.unlink()
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
 
-    def __init__(self, output, settings, total, batch_size):
-        check_format(output)
-        self.output = output
-        self.path = f"{output}.part"
-        self.done = 0
-        self._lock = FileLock(f"{self.path}.lock", timeout=0)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise CommandError(f"{self.path}: another run is writing to it")
-        try:
-            self._file = open(self.path, "a+b")
-            self._resume(settings, total, batch_size)
-            self.is_empty = self.done == 0
-        except BaseException:
-            self._release()
-            raise
 
-    def __enter__(self):
-        return self
+def _resume(part, settings, total, batch_size):
+    """Cuts an unfinished run to whole batches; gives its number of rows."""
+    if not part.exists():
+        return 0
+    lines = part.read_bytes().splitlines(keepends=True)
+    good = 0
+    while good < len(lines) and _is_object(lines[good]):
+        good += 1
+    found = json.loads(lines[0]) if good else {}
+    begun = good or lines and lines[0].endswith(b"\n")
+    if begun and found != settings:
+        differing = [k for k in settings if found.get(k) != settings[k]]
+        raise CommandError(
+            f"{part} is of an unfinished run with another "
+            f"{' and '.join(differing) or 'form'}: finish that run, or delete "
+            "the file to start anew"
+        )
+    done = max(good - 1, 0)
+    if done != total:
+        done -= done % batch_size
+    with open(part, "r+b") as file:
+        file.truncate(sum(map(len, lines[: done + 1])) if done else 0)
+    return done
 
-    def __exit__(self, *error):
-        self._file.close()
-        if self.is_empty:
-            Path(self.path).unlink(missing_ok=True)
-        self._release()
 
-    def _release(self):
-        self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
+def _is_object(line):
+    """Whether a line is whole; a power loss may leave zeros."""
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
-    def _resume(self, settings, total, batch_size):
-        self._file.seek(0)
-        header = self._file.readline()
-        if not header.endswith(b"\n"):  # new, or killed at once
-            self._file.truncate(0)
-            self._write(settings)
-            return
-        self._check(header, settings)
-        end = self._file.tell()
-        position, count = end, 0
-        for line in self._file:
-            if not line.endswith(b"\n"):  # killed in the middle of it
-                break
-            position += len(line)
-            count += 1
-            if count % batch_size == 0 or count == total:
-                end, self.done = position, count
-        self._file.truncate(end)
 
-    def _check(self, header, settings):
-        try:
-            found = json.loads(header)
-            differing = [
-                name for name in settings if found[name] != settings[name]
-            ]
-        except (ValueError, KeyError, TypeError):
-            differing = ["form"]
-        if differing:
-            raise CommandError(
-                f"{self.path} is of an unfinished run with another "
-                f"{' and '.join(differing)}: finish that run, or delete the "
-                "file to start anew"
-            )
-
-    def append(self, rows):
-        """Writes the rows of a batch; they are safe when it returns.
-
-        Arguments
-        ---------
-        rows : list
-            One dict a row, all with the same keys.
-        """
-        self._write(*rows)
-        self.is_empty = False
-
-    def _write(self, *lines):
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        self._file.write(text.encode("ascii"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def rows(self):
-        """Yields all rows written so far, those of earlier runs too."""
-        with open(self.path, encoding="ascii") as file:
-            next(file)
-            yield from map(json.loads, file)
-
-    def finish(self):
-        """Turns the journal into the output, whole or not at all."""
-        write = _WRITERS[Path(self.output).suffix.lower()]
-        with replacing(self.output) as temporary:
-            write(self.rows(), temporary)
-        os.unlink(self.path)
+def _rows(part):
+    with open(part, encoding="ascii") as file:
+        yield from map(json.loads, islice(file, 1, None))
 
 
 def check_format(output):

@@ -151,9 +151,9 @@ def test_run_with_another_model_does_not_go_on(
 ):
     arguments = ["classify", str(recordings), "--model"]
     options = ["--output", str(tmp_path / "out.csv"), "--batch-size", "2"]
-    finish = "ascmamba_modules.command_line.results.Journal.finish"
+    replacing = "ascmamba_modules.command_line.results.replacing"
     with monkeypatch.context() as patch:
-        patch.setattr(finish, lambda self: 1 / 0)  # as if killed just before
+        patch.setattr(replacing, lambda path: 1 / 0)  # as if killed just before
         with pytest.raises(ZeroDivisionError):
             main([*arguments, str(model_folder), *options])
     other = tmp_path / "model"
@@ -274,7 +274,7 @@ def test_model_that_cannot_be_loaded_is_one_clear_error(
 
 
 def test_odd_paths(model_folder, recordings, tmp_path, capsys):
-    folder = tmp_path.joinpath(*["höflich 北京" * 8] * 12)
+    folder = tmp_path / "höflich 北京" / ("höflich 北京" * 8)
     folder.mkdir(parents=True)
     shutil.copy(recordings / "1.wav", folder / "ünïcode.wav")
     arguments = ["classify", str(folder), "--model", str(model_folder)]

@@ -1,7 +1,5 @@
-"""Times classifying files, streams long recordings, profiles the start-up."""
+"""Times features, classifying and start-up; measures long recordings."""
 
-import argparse
-import collections
 import os
 import subprocess
 import sys
@@ -9,29 +7,31 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+import librosa
 import numpy as np
 import soundfile
 import torch
-from common import BUSY_HINT, machine, markdown_table, median_times, peak_memory
+from common import (
+    machine,
+    make_parser,
+    markdown_table,
+    median_times,
+    parse_arguments,
+    peak_memory,
+)
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.preprocess import AudioNormalizer
 
 from ascmamba_modules.data.audio_files import load_audio
+from ascmamba_modules.features import LogMel
 from ascmamba_modules.inference import SceneClassifier
 from ascmamba_modules.model_folder.folder import write_model_folder
 
 CLIP_SECONDS = 10
 RATE = 48000  # that of most recorders, so that there is resampling to do
-FORMATS = {  # name: suffix, subtype, rate in Hz
-    "WAVE, 44.1 kHz, 24 bit": ("wav", "PCM_24", 44100),
-    "WAVE, 48 kHz, 24 bit": ("wav", "PCM_24", 48000),
-    "FLAC, 48 kHz, 24 bit": ("flac", "PCM_24", 48000),
-    "Ogg Vorbis, 44.1 kHz": ("ogg", "VORBIS", 44100),
-}
 MODELS = {  # name: settings, batch sizes
     "16 channels, 1 block, 8 states": (
         {"channels": 16, "n_blocks": 1, "d_state": 8},
-        (1, 4, 16),
+        (1, 16),
     ),
     "64 channels, 4 blocks, 16 states": (
         {"channels": 64, "n_blocks": 4, "d_state": 16},
@@ -39,7 +39,6 @@ MODELS = {  # name: settings, batch sizes
     ),
 }
 MINUTES = (1, 10, 60)
-SHOWN_PACKAGES = 6
 _SETTINGS = """
 audio_normalizer: !new:speechbrain.dataio.preprocess.AudioNormalizer
     sample_rate: 44100
@@ -101,30 +100,55 @@ def write_noise(path, seconds, subtype="PCM_24", rate=RATE):
             file.write(0.1 * rng.standard_normal(length * rate))
 
 
-def reading_rows(folder, rounds):
-    """Times reading a clip of each format: decoding and resampling.
+def librosa_features(wav):
+    """Log-mel features (n_mels, frames + 1) of one clip, by librosa."""
+    return librosa.power_to_db(
+        librosa.feature.melspectrogram(
+            y=wav,
+            sr=44100,
+            n_fft=2048,
+            win_length=1764,
+            hop_length=882,
+            n_mels=64,
+            pad_mode="constant",
+        )
+    )
+
+
+@torch.no_grad()
+def feature_rows(device, rounds):
+    """Times librosa and LogMel.
 
     Arguments
     ---------
-    folder : Path
-        For the clips.
+    device : str
+        Where LogMel runs; its waveforms are there.
     rounds : int
-        How often each is read.
+        How often each is called.
 
     Returns
     -------
     list
         One dict a row of the table.
     """
-    normalizer = AudioNormalizer(44100)
-    functions = {}
-    for name, (suffix, subtype, rate) in FORMATS.items():
-        path = folder / f"{name}.{suffix}"
-        write_noise(path, CLIP_SECONDS, subtype, rate)
-        functions[name] = partial(load_audio, path, normalizer)
-    seconds = median_times(functions, rounds)
+    wavs = torch.randn(16, CLIP_SECONDS * 44100)
+    features = LogMel().to(device)
+    clip = wavs[0].numpy()
+    expected = torch.from_numpy(librosa_features(clip).T)
+    found = features(wavs[:1].to(device))[0].cpu()
+    difference = (found - expected[: len(found)]).abs().max().item()
+    functions, clips = {"librosa": lambda: librosa_features(clip)}, {}
+    for size in (1, 16):
+        name = f"LogMel, batch {size}"
+        clips[name] = size
+        functions[name] = partial(features, wavs[:size].to(device))
+    seconds = median_times(functions, rounds, device)
     return [
-        {"ten-second clip": name, "ms": 1000 * seconds[name]}
+        {
+            "features of ten seconds": name,
+            "ms a clip": 1000 * seconds[name] / clips.get(name, 1),
+            "largest difference, dB": difference if name in clips else 0.0,
+        }
         for name in functions
     ]
 
@@ -162,7 +186,7 @@ def classifying_rows(folder, device, rounds):
                     "batch": size,
                     **{
                         f"{stage}, ms": 1000 * seconds[stage] / size
-                        for stage in ("read", "features", "model")
+                        for stage in ("read", "features", "classify_batch")
                     },
                     "clips a second": size / seconds["all"],
                 }
@@ -174,39 +198,26 @@ def _stage_times(classifier, clip, size, rounds):
     normalizer = classifier.audio_normalizer
     wavs = torch.stack([load_audio(clip, normalizer)] * size)
     wavs = wavs.to(classifier.device)
-    mods = classifier.mods
-    with torch.no_grad():
-        features = mods.features(wavs)
+    compute = torch.no_grad()(classifier.mods.features)
 
-        def synchronised(function):
-            def run():
-                with torch.no_grad():
-                    function()
-                if wavs.is_cuda:
-                    torch.cuda.synchronize()
-
-            return run
-
-        def classify():
-            list(
-                classifier.classify_files(
-                    [clip] * size,
-                    batch_size=size,
-                    skip_errors=True,
-                    progress_bar=False,
-                )
-            )
-
-        stages = {
-            "read": lambda: [load_audio(clip, normalizer) for _ in wavs],
-            "features": lambda: mods.features(wavs),
-            "model": lambda: classifier.posteriors_from_features(features),
-            "all": classify,
-        }
-        return median_times(
-            {name: synchronised(stage) for name, stage in stages.items()},
-            rounds,
+    def classify_files():
+        results = classifier.classify_files(
+            [clip] * size,
+            batch_size=size,
+            skip_errors=True,
+            progress_bar=False,
         )
+        assert not any(result.problem for result in results)
+
+    return median_times(
+        {
+            "read": lambda: [load_audio(clip, normalizer) for _ in wavs],
+            "features": lambda: compute(wavs).cpu(),
+            "classify_batch": lambda: classifier.classify_batch(wavs),
+            "all": classify_files,
+        },
+        rounds,
+    )
 
 
 def _classify_long(model, path, device):
@@ -247,7 +258,7 @@ def streaming_rows(folder, device):
     for minutes in MINUTES:
         path = folder / f"{minutes}.wav"
         write_noise(path, 60 * minutes, "PCM_16")
-        added = peak_memory(_classify_long, model, path, device)
+        added = peak_memory(_classify_long, model, path, device, device=device)
         rows.append(
             {
                 "recording": f"{minutes} min",
@@ -260,7 +271,7 @@ def streaming_rows(folder, device):
 
 
 def start_rows(folder, rounds):
-    """Times starting ``ascmamba``, and what its imports take.
+    """Times starting ``ascmamba``.
 
     Arguments
     ---------
@@ -272,9 +283,8 @@ def start_rows(folder, rounds):
     Returns
     -------
     list
-        One dict a row of the table of commands.
-    list
-        One dict a row of the table of imported packages.
+        One dict a row of the table.
+
     """
     clip, model = folder / "short.wav", folder / "start"
     write_noise(clip, 1)
@@ -301,49 +311,27 @@ def start_rows(folder, rounds):
         {name: partial(start, given) for name, given in commands.items()},
         rounds,
     )
-    starts = [{"command": name, "s": seconds[name]} for name in commands]
-    profile = start(["-X", "importtime", *classify]).stderr
-    return starts, _package_rows(profile)
+    return [{"command": name, "s": seconds[name]} for name in commands]
 
 
-def _package_rows(profile):
-    """Import seconds by package, from what ``-X importtime`` prints."""
-    seconds = collections.Counter()
-    for line in profile.splitlines():
-        own, _, name = line.removeprefix("import time:").partition("|")
-        if line.startswith("import time:") and own.strip().isdigit():
-            package = name.rpartition("|")[2].strip().partition(".")[0]
-            seconds[package] += int(own) / 1e6
-    top = seconds.most_common(SHOWN_PACKAGES)
-    rest = sum(seconds.values()) - sum(value for _, value in top)
-    return [
-        {"package": name, "s": value} for name, value in [*top, ("rest", rest)]
-    ]
-
-
-def main():
+def main(arguments=None):
     """Prints the tables."""
-    parser = argparse.ArgumentParser(
-        epilog=BUSY_HINT,
-        description="Prints how long reading, features and model take for a "
-        "ten-second clip, and clips per second of classify_files, which reads "
-        "in threads; memory that classify_long adds; and how long 'ascmamba "
-        "classify' takes to start, with its imports.",
+    parser = make_parser(
+        "Prints how long features, reading and model take for a ten-second "
+        "clip, and clips per second of classify_files, which reads in "
+        "threads; memory that classify_long adds; and how long 'ascmamba "
+        "classify' takes to start."
     )
-    parser.add_argument("--device", default="cpu", help="default: cpu")
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="calls of each (default: 3)"
-    )
-    args = parser.parse_args()
-    print(machine())
-    print(f"Medians of {args.rounds} interleaved calls; the rest, one call.")
+    options = parse_arguments(parser, arguments)
+    print(machine(options.device))
+    print(f"Medians of {options.rounds} interleaved calls.")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         for rows in (
-            reading_rows(folder, args.rounds),
-            classifying_rows(folder, args.device, args.rounds),
-            streaming_rows(folder, args.device),
-            *start_rows(folder, args.rounds),
+            feature_rows(options.device, options.rounds),
+            classifying_rows(folder, options.device, options.rounds),
+            streaming_rows(folder, options.device),
+            start_rows(folder, options.rounds),
         ):
             print(f"\n{markdown_table(rows)}", flush=True)
 
