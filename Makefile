@@ -28,17 +28,12 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/pip install --quiet -e '.[bench]'
-	$(BIN)/python benchmarks/features.py
-	$(BIN)/python benchmarks/feature_cache.py
 	$(BIN)/python benchmarks/selective_scan.py
-	$(BIN)/python benchmarks/dense_encoder.py
 	$(BIN)/python benchmarks/model.py
-	$(BIN)/python benchmarks/model_size.py
-	$(BIN)/python benchmarks/export.py
-	$(BIN)/python benchmarks/inference.py
-	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/classify.py
 
 bench-gpu: $(READY)
+	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/gpu.py
 
 $(READY): setup.py $(wildcard $(KERNELS)/*)

@@ -140,6 +140,6 @@ setup(
         "parquet": ["pyarrow"],
         "tensorboard": ["tensorboard"],
         "test": TEST,
-        "bench": [*EXPORT, "librosa", "mambapy", "transformers>=5.23"],
+        "bench": ["librosa", "mambapy", "tabulate", "transformers>=5.23"],
     },
 )
