@@ -84,10 +84,12 @@ TEST = [
     "einops",
     "hypothesis",
     "librosa",
+    "mambapy",
     "networkx",
     "pyarrow",
     "pytest",
     "ruff",
+    "tabulate",
     "tensorboard",
 ]
 

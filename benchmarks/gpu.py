@@ -4,16 +4,16 @@ python benchmarks/gpu.py
 python benchmarks/gpu.py --parts scan --rounds 2
 """
 
-import classify
-import model
-import selective_scan
+import importlib
+
 from common import make_parser
 
+# Name: script and its options.
 PARTS = {
-    "scan": lambda options: selective_scan.main(options),
-    "model": lambda options: model.main(options),
-    "model, bf16": lambda options: model.main([*options, "--precision=bf16"]),
-    "classify": lambda options: classify.main(options),
+    "scan": ("selective_scan", []),
+    "model": ("model", []),
+    "model, bf16": ("model", ["--precision=bf16"]),
+    "classify": ("classify", []),
 }
 
 
@@ -27,9 +27,9 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     for part in options.parts:
         print(f"\n## {part}\n", flush=True)
-        PARTS[part](
-            [f"--device={options.device}", f"--rounds={options.rounds}"]
-        )
+        script, more = PARTS[part]
+        given = [f"--device={options.device}", f"--rounds={options.rounds}"]
+        importlib.import_module(script).main([*given, *more])
 
 
 if __name__ == "__main__":
