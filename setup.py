@@ -104,6 +104,7 @@ setup(
     package_data={
         "ascmamba_modules.encoders": ["audioset_tags.txt"],
         "ascmamba_modules.evaluation": ["page.html"],
+        "ascmamba_modules.model_folder": ["card.md"],
     },
     ext_modules=[
         Extension(
@@ -122,6 +123,7 @@ setup(
         "torch==2.11.0",
         "torchaudio==2.11.0",
         "speechbrain>=1.1.2,<1.2",
+        "huggingface_hub>=0.25",
         "hyperpyyaml>=1.2.3",
         "sentencepiece>=0.2.0",
         "numpy>=1.26",

@@ -41,7 +41,8 @@ class LogMel(nn.Module):
     Raises
     ------
     ValueError
-        For edges of the filter bank that do not fit the rate.
+        For edges of the filter bank, a window or a hop that do not fit the
+        rate and the transform.
 
     Example
     -------
@@ -66,6 +67,14 @@ class LogMel(nn.Module):
             raise ValueError(
                 f"LogMel: f_min {f_min} Hz and f_max {f_max} Hz must rise, "
                 f"within 0 and half the sample rate, {sample_rate / 2} Hz."
+            )
+        if not (
+            1 <= round(sample_rate * hop_length / 1000)
+            and 1 <= round(sample_rate * win_length / 1000) <= n_fft
+        ):
+            raise ValueError(
+                f"LogMel: hop_length {hop_length} ms must be at least a sample "
+                f"and win_length {win_length} ms at most {n_fft} (n_fft)."
             )
         self.settings = {
             "sample_rate": sample_rate,

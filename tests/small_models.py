@@ -88,6 +88,8 @@ def training_of(hparams):
     table["session"] = list("aabbacdd")
     table["dataset"] = ["ESC-10"] * 3 + ["mine"] * 5
     table["label_source"] = "human"
+    table["location"] = "Xi'an"
+    table["duration"] = [5.0, 10.0] * 4
     rows = {
         "train": table[:4],
         "valid": table[4:],
@@ -103,6 +105,7 @@ def training_of(hparams):
         },
         rows,
         {"valid": 0.625},
+        licences={"ESC-10": "CC BY 3.0"},
     )
 
 

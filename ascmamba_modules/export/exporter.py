@@ -17,7 +17,6 @@ import torch
 from ascmamba_modules import __version__
 from ascmamba_modules.ascmamba import ASCMamba
 from ascmamba_modules.export.traceable import TraceableClassifier
-from ascmamba_modules.model_folder.settings import FORMAT_VERSION
 from ascmamba_modules.utils.files import replacing
 
 FORMATS = ("onnx", "torch")
@@ -259,7 +258,6 @@ def _metadata(classifier, module, seconds, int8):
         "features": features.settings,
         "context": "vector" if module.takes_context else "none",
         "weights": "int8" if int8 else "float32",
-        "format_version": FORMAT_VERSION,
         "package": f"ascmamba {__version__}",
     }
     if module.takes_context:

@@ -34,8 +34,7 @@ from ascmamba_modules.inference.streaming import cut_windows, stream_audio
 from ascmamba_modules.inference.timeline import Timeline
 from ascmamba_modules.mamba import Mamba
 from ascmamba_modules.model_folder.folder import find_model
-from ascmamba_modules.model_folder.safe_loading import load_plain
-from ascmamba_modules.model_folder.settings import SETTINGS, read_settings
+from ascmamba_modules.model_folder.safe_loading import check_description
 from ascmamba_modules.pipeline import (
     class_names,
     compute_features,
@@ -132,12 +131,11 @@ class SceneClassifier(Pretrained):
             folder of a finished training stage or the folder ``model/`` in
             it.  Or the name "owner/model" of a model on the hub.
         hparams_file : str
-            Name of the settings file in a trusted folder.
+            Name of the settings file.
         trusted : bool
-            Whether the folder may run code.  If False only plain settings
-            and weights are read, and nothing but this package's models can
-            be built, see
-            :func:`ascmamba_modules.model_folder.safe_loading.load_plain`.
+            Whether the folder may run code.  If False nothing but plain
+            settings and known models is let through, see
+            :func:`ascmamba_modules.model_folder.safe_loading.check_description`.
         **kwargs
             Passed to ``Pretrained.from_hparams``, e.g.
             ``run_opts={"device": "cuda"}``.
@@ -153,8 +151,8 @@ class SceneClassifier(Pretrained):
             If ``source`` is neither a model folder nor a hub name, or a file
             of the folder is missing.
         ValueError
-            If the folder is of another version of the format, if a file of
-            it is damaged or does not fit, or if it needs trust and has none.
+            If a file of the folder is damaged or does not fit, or if it needs
+            trust and has none.
         """
         try:
             return cls._load(source, hparams_file, trusted, **kwargs)
@@ -173,15 +171,10 @@ class SceneClassifier(Pretrained):
         if isinstance(source, FetchSource):
             # The files are used where they are; nothing is cached.
             kwargs = {"local_strategy": LocalStrategy.NO_LINK, **kwargs}
-        fetching = {k: kwargs[k] for k in _FETCH_OPTIONS if k in kwargs}
-        if trusted:
-            path = fetch(SETTINGS, source, **fetching)
-            read_settings(path.parent)  # which checks the version
-            return super().from_hparams(source, hparams_file, **kwargs)
-        parts = load_plain(source, **fetching)
-        for name in fetching:
-            del kwargs[name]
-        return cls(parts["modules"], parts, **kwargs)
+        if not trusted:
+            fetching = {k: kwargs[k] for k in _FETCH_OPTIONS if k in kwargs}
+            check_description(fetch(hparams_file, source, **fetching))
+        return super().from_hparams(source, hparams_file, **kwargs)
 
     def classify_file(self, path, location=None, record_time=None):
         """Classifies one audio file as a whole.

@@ -3,178 +3,172 @@
 Written as ``README.md`` with the front matter that model hubs read.
 """
 
+import re
 from pathlib import Path
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ascmamba_modules.model_folder.config import read_text
 
 CARD = "README.md"
 UNKNOWN = "not known"
-# What is known of the licences of data sets, by the names that the prepare
-# scripts give them.
-DATA_LICENCES = {
-    "TAU 2020 Mobile": "non-commercial use only (Zenodo 3819968)",
-    "CAS 2023": "metadata MIT; audio " + UNKNOWN + " (Zenodo 10616533)",
-    "CochlScene": UNKNOWN + " (Zenodo 7080122)",
-    "ESC-10": "Creative Commons Attribution 3.0",
-}
-_FRONT_MATTER = """\
----
-library_name: speechbrain
-pipeline_tag: audio-classification
-tags:
-- speechbrain
-- audio-classification
-- acoustic-scene-classification
----
-"""
+_TEMPLATE = Path(__file__).with_name("card.md")
+_METRIC = "balanced_accuracy"
 
 
-def model_card(settings):
+def write_card(config, folder):
     """Writes the card of a model.
 
     Arguments
     ---------
-    settings : dict
-        Plain settings of a model folder; ``training`` in them may be None.
-
-    Returns
-    -------
-    str
-        Markdown with front matter.
+    config : dict
+        Content of ``config.json``; ``training`` in it may be None.
+    folder : str or Path
+        The model folder.
 
     Example
     -------
-    >>> model = {"class": "my_package.MyNet", "arguments": {}}
-    >>> card = model_card(
-    ...     {
-    ...         "classes": ["Bus", "Bar"],
-    ...         "parameters": 12,
-    ...         "parts": {"model": model},
-    ...         "training": None,
-    ...     }
-    ... )
-    >>> card.splitlines()[1]
-    'library_name: speechbrain'
+    >>> config = {"classes": ["Bus", "Bar"], "model": "my_package.MyNet"}
+    >>> config |= {"parameters": 12, "takes_context": False, "training": None}
+    >>> folder = getfixture("tmp_path")
+    >>> write_card(config, folder)
+    >>> card_licence(folder)
+    'unknown'
     """
-    training = settings["training"]
-    parts = [
-        _FRONT_MATTER + _introduction(settings),
-        _usage("tokenizer" in settings["parts"]),
-        *(_training(training) if training else [_NO_TRAINING]),
-        _LICENCE,
-    ]
-    return "\n".join(parts)
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-
-_NO_TRAINING = f"""\
-## Training data and scores
-
-{UNKNOWN.capitalize()}: the model folder was written without them.
-"""
-_LICENCE = f"""\
-## Licence
-
-Of the weights: {UNKNOWN}; who publishes the model says so, here and as
-`license:` in the front matter, within what the licences of the data allow.
-"""
-
-
-def _introduction(settings):
-    model = settings["parts"]["model"]
-    arguments = ", ".join(
-        f"{k} {v}"
-        for k, v in model.get("arguments", {}).items()
-        if not isinstance(v, (dict, list))
-    )
-    name = str(model.get("class", model)).rpartition(".")[2]
-    classes = ", ".join(settings["classes"])
-    return f"""
-# Acoustic scene classification: {name}
-
-Tells the scene of a recording: {classes}.
-
-| | |
-|---|---|
-| model | `{model.get("class", model)}` |
-| parameters | {settings["parameters"]:,} |
-| settings | {arguments or "defaults"} |
-"""
-
-
-def _usage(has_context):
-    context = ""
-    if has_context:
-        context = ', location="Xi\'an", record_time="2023-04-21 18:30:00"'
-    return f"""\
-## Use
-
-```python
-from ascmamba_modules.inference import SceneClassifier
-
-classifier = SceneClassifier.from_hparams(source="FOLDER or HUB/NAME")
-out_prob, score, index, text_lab = classifier.classify_file(
-    "clip.wav"{context}
-)
-```
-
-This builds what `hyperparams.yaml` names. For a source that you do not trust
-add `trusted=False`: only `settings.json` and the weights are then read, and
-nothing of the folder runs.
-"""
-
-
-def _training(training):
-    yield _data(training)
-    yield _scores(training)
-    yield _settings(training)
-    yield _limits(training)
-
-
-def _data(training):
-    clips = training["clips"]
-    splits = list(clips)
-    lines = [
-        f"| {name} | {' | '.join(str(clips[s][name]) for s in splits)} |"
-        for name in clips["train"]
-    ]
-    sums = " | ".join(str(sum(clips[s].values())) for s in splits)
-    table = "\n".join(
-        [
-            f"| class | {' | '.join(splits)} |",
-            f"|---|{'---|' * len(splits)}",
-            *lines,
-            f"| all | {sums} |",
-        ]
-    )
-    data = "\n".join(
-        f"- {name}, {count} training clips: licence "
-        f"{DATA_LICENCES.get(name, UNKNOWN)}"
-        for name, count in all_datasets(training).items()
-    )
-    sources = ", ".join(
-        f"{k} {v}" for k, v in training["label_sources"].items()
-    )
-    earlier = training["started_from"]
-    start = "Weights started at random."
-    if earlier:
-        start = (
-            f"Weights started from those of stage {earlier['stage']}, trained "
-            f"on `{earlier['manifest']}`."
+    training = config["training"]
+    name = config["model"].rpartition(".")[2]
+    results = [
+        EvalResult(
+            task_type="audio-classification",
+            dataset_type=_slug(", ".join(training["datasets"][split])),
+            dataset_name=", ".join(training["datasets"][split]),
+            dataset_split=split,
+            metric_type=_METRIC,
+            metric_name="macro accuracy",
+            metric_value=round(score, 4),
         )
-    return f"""\
-## Training data
+        for split, score in (training or {"scores": {}})["scores"].items()
+        if score is not None
+    ]
+    data = ModelCardData(
+        license="unknown",
+        library_name="speechbrain",
+        pipeline_tag="audio-classification",
+        tags=["speechbrain", "acoustic-scene-classification"],
+        datasets=[_slug(name) for name in all_datasets(training)] or None,
+        metrics=[_METRIC] if results else None,
+        model_name=name,
+        eval_results=results or None,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=_TEMPLATE,
+        name=name,
+        config=config,
+        facts=facts(config),
+        limits=limits(config),
+    )
+    card.save(Path(folder, CARD))
 
-Labelled clips of `{training["manifest"]}`:
 
-{table}
+def facts(config):
+    """What the card of a model states, in words.
 
-Data sets, as the manifest names them:
+    Arguments
+    ---------
+    config : dict
+        Content of ``config.json``.
 
-{data}
+    Returns
+    -------
+    dict
+        Texts by name.
+    """
+    training = config["training"]
+    lines = {
+        "classes": ", ".join(config["classes"]),
+        "model": config["model"],
+        "parameters": f"{config['parameters']:,}",
+    }
+    if not training:
+        return {**lines, "training": UNKNOWN}
+    lines["place and time"] = _place_and_time(config)
+    lines["stage"] = f"{training['stage']}, on {training['manifest']}"
+    earlier = training["started_from"]
+    if earlier is not None:
+        lines["weights from"] = (
+            f"stage {earlier.get('stage', UNKNOWN)}, "
+            f"on {earlier.get('manifest', UNKNOWN)}"
+        )
+    lines["clip length"] = _seconds(training["seconds"])
+    for split, clips in training["clips"].items():
+        lines[split] = f"{sum(clips.values())} clips"
+        if split != "train":
+            lines[split] += (
+                f", macro accuracy {_percent(training['scores'][split])}, "
+                "sessions heard in training: "
+                f"{_percent(training['sessions_seen'][split])}"
+            )
+    lines["labels"] = _text(training["label_sources"])
+    licences = _through(training, "licences")
+    for name, count in all_datasets(training).items():
+        lines[f"data set {name}"] = (
+            f"{count} training clips, licence {licences.get(name, UNKNOWN)}"
+        )
+    lines["settings"] = ", ".join(
+        f"{name} {value}" for name, value in training["settings"].items()
+    )
+    return lines
 
-Labels of the training clips: {sources}. {start}
-"""
+
+def limits(config):
+    """What a model cannot do, one sentence each.
+
+    Arguments
+    ---------
+    config : dict
+        Content of ``config.json``.
+
+    Returns
+    -------
+    list
+        Sentences.
+    """
+    training = config["training"]
+    sentences = ["Every recording is given one of the classes, whatever it is."]
+    if not training:
+        return sentences
+    clips = training["clips"]
+    synthetic = [x for x in all_datasets(training) if "synthetic" in x.lower()]
+    if synthetic:
+        sentences.append(
+            f"Trained on synthetic data ({', '.join(synthetic)}): its answers "
+            "on real recordings mean nothing."
+        )
+    if config["takes_context"]:
+        for kind, share in _through(training, "known").items():
+            if not share:
+                sentences.append(
+                    f"No {kind} was known in training: one that is given "
+                    "changes the answer, but means nothing to the model."
+                )
+    absent = [name for name, count in clips["train"].items() if not count]
+    if absent:
+        sentences.append(f"No training clips of {', '.join(absent)}.")
+    for split, share in training["sessions_seen"].items():
+        if share:
+            sentences.append(
+                f"{_percent(share)} of the {split} clips are from recording "
+                "sessions that are in training, too: that score is optimistic."
+            )
+    for split, counts in clips.items():
+        counts = [count for count in counts.values() if count]
+        if split != "train" and sum(counts) < 200:
+            sentences.append(
+                f"One {split} clip more or less of the smallest class is "
+                f"{100 / min(counts) / len(counts):.1f} points."
+            )
+    return sentences
 
 
 def all_datasets(training):
@@ -182,7 +176,7 @@ def all_datasets(training):
 
     Arguments
     ---------
-    training : dict
+    training : dict or None
         From :func:`ascmamba_modules.model_folder.training.describe_training`.
 
     Returns
@@ -192,9 +186,9 @@ def all_datasets(training):
     """
     counts = {}
     while training:
-        for name, count in training["datasets"].items():
+        for name, count in training["datasets"]["train"].items():
             counts[name] = max(count, counts.get(name, 0))
-        training = training["started_from"]
+        training = training["started_from"]  # {} if nothing is known of it
     return counts
 
 
@@ -219,78 +213,48 @@ def card_licence(folder):
     'mit'
     """
     try:
-        _, matter, _ = Path(folder, CARD).read_text("utf-8").split("---", 2)
-        licence = YAML(typ="safe", pure=True).load(matter)["license"]
-    except (OSError, ValueError, KeyError, TypeError, YAMLError):
+        _, matter, _ = read_text(Path(folder, CARD)).split("---\n", 2)
+    except (OSError, ValueError):
         return None
-    return str(licence)
+    found = re.search(r"^license: *(.+?) *$", matter, re.MULTILINE)
+    return found and found[1]
 
 
-def _scores(training):
-    clips, seen = training["clips"], training["sessions_seen"]
-    lines = [
-        f"| {split} | {_percent(score)} | {sum(clips[split].values())} "
-        f"| {_percent(seen.get(split))} |"
-        for split, score in training["scores"].items()
-        if split in clips
-    ]
-    if not lines:
-        return "## Scores\n\nNot known: there were no clips to score on.\n"
-    table = "\n".join(lines)
-    chosen = "best validated" if "valid" in clips else "last"
-    return f"""\
-## Scores
+def _place_and_time(config):
+    if not config["takes_context"]:
+        return "not used"
+    places = _through(config["training"], "known")["location"]
+    times = _through(config["training"], "known")["record_time"]
+    return (
+        f"used; known in training: places of {_percent(places)}, times of "
+        f"{_percent(times)} of the clips"
+    )
 
-Macro accuracy (mean of the classes' recalls), on the manifest's splits:
 
-| split | macro accuracy | clips | of them from sessions in training |
-|---|---|---|---|
-{table}
+def _through(training, name):
+    """Merges a dictionary of a training with that of earlier stages."""
+    merged = {}
+    while training:
+        for key, value in training[name].items():
+            merged[key] = max(value, merged.get(key, value))
+        training = training["started_from"]
+    return merged
 
-The weights are the {chosen} ones of the training. Clips without a stated
-session, place or time count as sessions of their own.
-"""
+
+def _seconds(lengths):
+    if not lengths:
+        return UNKNOWN
+    shortest, longest = (f"{seconds:.4g}" for seconds in lengths)
+    return f"{shortest} s" if shortest == longest else f"{shortest}-{longest} s"
+
+
+def _text(counts):
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 
 def _percent(share):
     return UNKNOWN if share is None else f"{100 * share:.1f} %"
 
 
-def _settings(training):
-    settings = training["settings"]
-    return "## Settings\n\n" + (
-        ", ".join(f"{name} {value}" for name, value in settings.items()) + ".\n"
-    )
-
-
-def _limits(training):
-    clips = training["clips"]
-    absent = [name for name, n in clips["train"].items() if not n]
-    limits = [
-        "Every recording is given one of the classes above, whatever it is.",
-        "Scores are those of recordings like the manifest's; other places, "
-        "devices and times were not tried.",
-    ]
-    if absent:
-        limits.append(f"No training clips of {', '.join(absent)}.")
-    seen = training["sessions_seen"].get("valid")
-    if seen:
-        limits.append(
-            f"{_percent(seen)} of the validation clips are from sessions that "
-            "training has heard, which makes that score optimistic."
-        )
-    few = [s for s in clips if s != "train" and sum(clips[s].values()) < 200]
-    limits += [
-        f"One {s} clip more or less of the smallest class is "
-        f"{100 / _smallest(clips[s]) / _present(clips[s]):.1f} points."
-        for s in few
-    ]
-    return "## Limits\n\n" + "".join(f"- {limit}\n" for limit in limits)
-
-
-def _smallest(counts):
-    return min(n for n in counts.values() if n)
-
-
-def _present(counts):
-    return sum(n > 0 for n in counts.values())
+def _slug(name):
+    return re.sub(r"[^\w.]+", "-", name).strip("-").lower()

@@ -4,13 +4,14 @@ It is what ``SceneClassifier.from_hparams`` loads, where the next stage
 starts, and what can be uploaded to a hub as it is:
 
 - ``hyperparams.yaml``: what SpeechBrain builds the model from;
-- ``settings.json``: the same as plain data, and what is known of the training
-  (:mod:`~ascmamba_modules.model_folder.settings`);
 - a file for each part, no pickle (:mod:`~ascmamba_modules.model_folder.parts`);
+- ``config.json``: what is known of the model and its training
+  (:mod:`~ascmamba_modules.model_folder.config`);
 - ``README.md``: the model card (:mod:`~ascmamba_modules.model_folder.card`).
 """
 
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -19,20 +20,15 @@ from ruamel.yaml import YAML
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.logger import get_logger
 
-from ascmamba_modules.model_folder.card import CARD, model_card
+from ascmamba_modules import __version__
+from ascmamba_modules.model_folder.card import write_card
+from ascmamba_modules.model_folder.config import CONFIG
 from ascmamba_modules.model_folder.parts import (
     FILES,
-    FolderPretrainer,
     check_fit,
     load_statistics,
     read_tensors,
     save_part,
-)
-from ascmamba_modules.model_folder.settings import (
-    SETTINGS,
-    is_first_format,
-    read_settings,
-    write_settings,
 )
 
 logger = get_logger(__name__)
@@ -43,9 +39,10 @@ _CLASSIFIER = "classifier."
 _HEADER = """\
 # Written by a training stage; load it with
 #   ascmamba_modules.inference.SceneClassifier.from_hparams(source=THIS_FOLDER)
+# or, without place and time, with SpeechBrain's own EncoderClassifier.
 # Loading builds what this file names, so load only folders that you trust;
-# others with from_hparams(source=THIS_FOLDER, trusted=False), which does not
-# read this file.
+# others with SceneClassifier.from_hparams(source=THIS_FOLDER, trusted=False),
+# which refuses what is not known to be harmless.
 """
 # In the order of the training YAML: what a model needs to classify.
 _PARTS = (
@@ -57,6 +54,20 @@ _PARTS = (
     "model",
     "label_encoder",
 )
+_ROOM = "ascmamba_modules.model_folder"
+_INTERFACE = f"""\
+# Under SpeechBrain's names, for its EncoderClassifier
+embedding_model: !new:{_ROOM}.encoder_classifier.EmbeddingModel
+  model: !ref <model>
+{{}}classifier: !new:{_ROOM}.encoder_classifier.Classifier
+  model: !ref <model>
+"""
+_INTERFACE_MODULES = {
+    "compute_features": "features",
+    "mean_var_norm": "normalize",
+    "embedding_model": "embedding_model",
+    "classifier": "classifier",
+}
 
 
 def write_model_folder(hparams, resolved_yaml, folder, training=None):
@@ -79,86 +90,72 @@ def write_model_folder(hparams, resolved_yaml, folder, training=None):
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     temporary.mkdir(parents=True)
-    used = [name for name in _PARTS if _is_used(name, hparams)]
-    nodes = _nodes(Path(resolved_yaml).read_text("utf-8"), used)
-    (temporary / _YAML).write_text(_yaml_text(nodes), "utf-8")
+    uses_context = "context_encoder" in hparams["modules"]
+    used = [
+        name
+        for name in _PARTS
+        if uses_context or name not in ("tokenizer", "context_encoder")
+    ]
+    # SpeechBrain's interface asks for an embedding and what classifies it.
+    model, labels = hparams["model"], hparams["label_encoder"]
+    is_split = hasattr(model, "embed") and hasattr(model, "classifier")
+    stage = Path(resolved_yaml).read_text("utf-8")
+    text = _description(stage, used, is_split)
+    (temporary / _YAML).write_text(text, "utf-8")
     for name in FILES:
         if name in used:
             save_part(name, hparams[name], temporary)
-    settings = {
-        "classes": _classes(hparams["label_encoder"]),
+    config = {
+        "ascmamba_version": __version__,
+        "classes": [labels.ind2lab[i] for i in range(len(labels))],
+        "model": f"{type(model).__module__}.{type(model).__qualname__}",
         "parameters": sum(
             parameter.numel()
             for name in ("context_encoder", "model")
             if name in used
             for parameter in hparams[name].parameters()
         ),
-        "parts": {name: _plain(node) for name, node in nodes.items()},
+        "takes_context": uses_context,
         "training": training,
     }
-    write_settings(settings, temporary)
-    (temporary / CARD).write_text(model_card(settings), "utf-8")
+    if is_split:
+        config = {"speechbrain_interface": "EncoderClassifier", **config}
+    text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
+    (temporary / CONFIG).write_text(text + "\n", "utf-8")
+    write_card(config, temporary)
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)
     logger.info("Model written to %s", folder)
 
 
-def _classes(label_encoder):
-    return [label_encoder.ind2lab[i] for i in range(len(label_encoder))]
-
-
-def _is_used(name, hparams):
-    if name in ("tokenizer", "context_encoder"):
-        return "context_encoder" in hparams["modules"]
-    return True
-
-
-def _nodes(resolved_yaml, used):
-    """The YAML nodes of the parts used, self-contained."""
-    yaml = YAML()
-    stage = yaml.load(resolved_yaml)
-    return {name: _without_apply(stage[name], yaml) for name in used}
-
-
-def _yaml_text(nodes):
-    settings = dict(nodes)
-    settings["modules"] = {
-        name: nodes[name]
+def _description(stage, used, is_split):
+    """Text of ``hyperparams.yaml``: the used parts of a stage's."""
+    yaml, stream = YAML(), io.StringIO()
+    stage = yaml.load(stage)
+    yaml.dump(
+        {name: _without_apply(stage[name], yaml) for name in used}, stream
+    )
+    modules = {
+        name: name
         for name in ("features", "normalize", "context_encoder", "model")
-        if name in nodes
+        if name in used
     }
-    stream = io.StringIO()
-    YAML().dump(settings, stream)
-    kind = f"{FolderPretrainer.__module__}.{FolderPretrainer.__name__}"
-    lines = [
-        _HEADER + stream.getvalue().rstrip(),
-        f"pretrainer: !new:{kind}",
+    lines = [_HEADER + stream.getvalue().rstrip()]
+    if is_split:
+        encoder = "  context_encoder: !ref <context_encoder>\n"
+        encoder = encoder if "context_encoder" in used else ""
+        lines.append(_INTERFACE.format(encoder).rstrip())
+        modules.update(_INTERFACE_MODULES)
+    lines += [
+        "modules:",
+        *(f"  {name}: !ref <{part}>" for name, part in modules.items()),
+        f"pretrainer: !new:{_ROOM}.parts.FolderPretrainer",
+        "  features: !ref <features>",
         "  loadables:",
-        *(f"    {name}: !ref <{name}>" for name in FILES if name in nodes),
+        *(f"    {name}: !ref <{name}>" for name in FILES if name in used),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _plain(node):
-    """A YAML node as plain data; ``!new:`` becomes class and arguments."""
-    tag = str(getattr(getattr(node, "tag", None), "value", None) or "")
-    if tag.startswith("!new:"):
-        arguments = dict(node) if isinstance(node, dict) else {}
-        return {
-            "class": tag.removeprefix("!new:"),
-            "arguments": {k: _plain(v) for k, v in arguments.items()},
-        }
-    if tag.startswith("!"):
-        return {"tag": tag}  # for the reader: plain loading refuses it
-    if isinstance(node, dict):
-        return {str(key): _plain(value) for key, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [_plain(item) for item in node]
-    for kind in (bool, int, float, str):  # of ruamel's own number types
-        if isinstance(node, kind):
-            return kind(node)
-    return None
 
 
 def _without_apply(node, yaml):
@@ -245,11 +242,11 @@ def find_model(folder):
         If there is none, e.g. because the stage is not finished.
     """
     for place in (Path(folder, FOLDER), Path(folder)):
-        if (place / SETTINGS).exists() or is_first_format(place):
+        if (place / CONFIG).is_file():
             return place
     raise FileNotFoundError(
         f"No finished model in {folder}: neither it nor {FOLDER}/ in it has "
-        f"a {SETTINGS}. Name the output folder of a finished stage."
+        f"a {CONFIG}. Name the output folder of a finished stage."
     )
 
 
@@ -275,11 +272,10 @@ def start_from(folder, hparams, resolved_yaml):
     FileNotFoundError
         If there is no finished model in the folder.
     ValueError
-        If the model is of another version of the format, or if the two
-        differ in their features, or their models in more than the classes.
+        If a file of the model is damaged, or if the two differ in their
+        features, or their models in more than the classes.
     """
     folder = find_model(folder)
-    read_settings(folder)  # which checks the version
     earlier, here = (
         YAML().load(Path(path).read_text("utf-8"))["features"]
         for path in (folder / _YAML, resolved_yaml)

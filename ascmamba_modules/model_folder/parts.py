@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save
 from speechbrain.utils.fetching import FetchSource
 from speechbrain.utils.parameter_transfer import Pretrainer
 
+from ascmamba_modules.model_folder.config import read_text
+
 # In the order in which they are loaded.
 FILES = {
     "normalize": "normalize.safetensors",
@@ -21,7 +23,10 @@ FILES = {
     "label_encoder": "label_encoder.txt",
 }
 # Of SpeechBrain's parser of Python literals.
-_LABEL_ERRORS = KeyError, ValueError, SyntaxError, RecursionError, MemoryError
+_LABEL_ERRORS = (
+    *(KeyError, ValueError, TypeError, SyntaxError),
+    *(RecursionError, MemoryError),
+)
 _STATISTICS = ("count", "glob_mean", "glob_std")
 
 
@@ -35,19 +40,52 @@ class FolderPretrainer(Pretrainer):
     ---------
     loadables : dict
         The parts to load, by their names in :data:`FILES`.
+    features : torch.nn.Module, optional
+        The features that ``normalize`` normalizes; its attribute ``n_mels``,
+        if it has one, is the number of statistics.
+
+    Raises
+    ------
+    ValueError
+        If a part is missing or unknown.
     """
 
-    def __init__(self, loadables):
+    def __init__(self, loadables, features=None):
+        optional = {"tokenizer", "context_encoder"}
+        if set(loadables) not in (set(FILES), set(FILES) - optional):
+            raise ValueError(
+                f"loadables must be {', '.join(FILES)}, with or without "
+                f"{' and '.join(sorted(optional))}, got {', '.join(loadables)}."
+            )
         super().__init__(
             loadables=loadables,
             custom_hooks={name: _HANDLERS[name][1] for name in loadables},
         )
+        self.n_mels = getattr(features, "n_mels", None)
 
     def collect_files(self, default_source=None, **fetch_options):
         """Finds the files, or fetches them; see ``Pretrainer``."""
         for name in self.loadables:
             self.paths[name] = _inside(default_source, FILES[name])
         return super().collect_files(default_source, **fetch_options)
+
+    def load_collected(self):
+        """Loads the files and checks that they fit each other."""
+        super().load_collected()
+        bands = getattr(self.loadables["normalize"], "glob_mean", [])
+        if self.n_mels is not None and len(bands) != self.n_mels:
+            raise ValueError(
+                f"{self.paths['normalize']} holds statistics of {len(bands)} "
+                f"bands, and the features have {self.n_mels}."
+            )
+        classifier = getattr(self.loadables["model"], "classifier", None)
+        found = len(self.loadables["label_encoder"])
+        wanted = getattr(classifier, "out_features", found)
+        if found != wanted:
+            raise ValueError(
+                f"{self.paths['label_encoder']} names {found} classes, and the "
+                f"model has {wanted}."
+            )
 
 
 def _inside(source, name):
@@ -117,7 +155,7 @@ def check_fit(given, own, path):
     Raises
     ------
     ValueError
-        If names, shapes or types differ.
+        If names, shapes or types differ, or if values are not finite.
     """
     problems = [f"{name} is missing" for name in own.keys() - given.keys()]
     problems += [f"{name} is unknown" for name in given.keys() - own.keys()]
@@ -128,11 +166,13 @@ def check_fit(given, own, path):
         )
         if found != wanted:
             problems.append(f"{name} is {found}, not {wanted}")
+        elif not given[name].isfinite().all():
+            problems.append(f"{name} has values that are not finite")
     if problems:
         shown = "; ".join(sorted(problems)[:5])
         raise ValueError(
-            f"{path} does not fit the model: {len(problems)} "
-            f"parameters differ ({shown}{'' if len(problems) < 6 else ' ...'})."
+            f"{path} does not fit the model: {len(problems)} parameters are "
+            f"wrong ({shown}{'' if len(problems) < 6 else ' ...'})."
         )
 
 
@@ -193,7 +233,8 @@ def load_statistics(normalize, path):
             and mean.dim() == 1
             and mean.shape == std.shape
             and mean.dtype == std.dtype == torch.float32
-            and bool(torch.isfinite(mean).all() and (std > 0).all())
+            and bool(torch.isfinite(torch.cat([mean, std])).all())
+            and bool((std > 0).all())
         )
     if not fits:
         raise ValueError(
@@ -217,16 +258,16 @@ def _save_statistics(normalize, path):
 def _load_labels(label_encoder, path):
     _check_exists(path)
     try:
+        read_text(path)
         label_encoder.load(path)
     except _LABEL_ERRORS as error:
         raise ValueError(f"{path} is damaged: {error!r}") from None
-    indices = sorted(label_encoder.ind2lab)
-    if not indices or indices != list(range(len(indices))):
-        raise ValueError(f"{path} is damaged: its indices are not 0, 1, 2 ...")
-
-
-def _save_labels(label_encoder, path):
-    label_encoder.save(path)
+    names, indices = label_encoder.lab2ind, sorted(label_encoder.ind2lab)
+    are_texts = all(isinstance(name, str) for name in names)
+    if not names or not are_texts or indices != list(range(len(names))):
+        raise ValueError(
+            f"{path} is damaged: it must number different names 0, 1, 2 ..."
+        )
 
 
 def _load_tokenizer(tokenizer, path):
@@ -237,8 +278,8 @@ def _load_tokenizer(tokenizer, path):
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
-def _save_tokenizer(tokenizer, path):
-    tokenizer.save(path)
+def _save(part, path):
+    part.save(path)
 
 
 def _check_exists(path):
@@ -251,8 +292,8 @@ def _check_exists(path):
 
 _HANDLERS = {
     "normalize": (_save_statistics, load_statistics),
-    "tokenizer": (_save_tokenizer, _load_tokenizer),
+    "tokenizer": (_save, _load_tokenizer),
     "context_encoder": (_save_weights, load_weights),
     "model": (_save_weights, load_weights),
-    "label_encoder": (_save_labels, _load_labels),
+    "label_encoder": (_save, _load_labels),
 }

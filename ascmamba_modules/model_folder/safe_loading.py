@@ -1,170 +1,233 @@
-"""Loading a model of unknown origin: known classes and weights, nothing else.
+"""Checks what a model of unknown origin would build, before it is built.
 
-What SpeechBrain loads, ``hyperparams.yaml``, can name any class and call any
-function.  Here the model is built from ``settings.json``, plain data that may
-name the classes below alone.
+``hyperparams.yaml``, from which SpeechBrain builds a model, can name any class
+and call any function.  Without trust it may name the classes below alone, with
+plain settings of sensible size.
 """
 
-from speechbrain.dataio.encoder import CategoricalEncoder
-from speechbrain.dataio.preprocess import AudioNormalizer
-from speechbrain.processing.features import InputNormalization
-from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch
+import re
 
-from ascmamba_modules.ascmamba import ASCMamba
-from ascmamba_modules.context import ContextEncoder, ContextTokenizer
-from ascmamba_modules.encoders.baseline import SETransEncoder
-from ascmamba_modules.encoders.late_fusion import LateFusion
-from ascmamba_modules.encoders.resnet import ResNetEncoder
-from ascmamba_modules.features import LogMel
-from ascmamba_modules.model_folder.parts import FILES, FolderPretrainer
-from ascmamba_modules.model_folder.settings import SETTINGS, read_settings
-from ascmamba_modules.se_trans import SETrans
+from hyperpyyaml import resolve_references
+from ruamel.yaml import YAML, Loader
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
-# The classes that each part may be of; their constructors take plain data and
-# touch neither files nor other code.
-_ALLOWED = {
-    "audio_normalizer": (AudioNormalizer,),
-    "features": (LogMel,),
-    "normalize": (InputNormalization,),
-    "tokenizer": (ContextTokenizer,),
-    "context_encoder": (ContextEncoder,),
-    "model": (ASCMamba, SETrans, LateFusion),
-    "label_encoder": (CategoricalEncoder,),
-    # Arguments of a part that are parts themselves.
-    "audio_encoder": (SETransEncoder, ResNetEncoder),
+from ascmamba_modules.model_folder.config import read_text
+
+_PACKAGE = "ascmamba_modules"
+_FEATURES = (f"{_PACKAGE}.features.LogMel",)
+_NORMALIZE = ("speechbrain.processing.features.InputNormalization",)
+# The classes that a part, or an argument of one, may be of.  Their constructors
+# take plain data and touch neither files nor other code.
+CLASSES = {
+    "audio_normalizer": ("speechbrain.dataio.preprocess.AudioNormalizer",),
+    "features": _FEATURES,
+    "normalize": _NORMALIZE,
+    "tokenizer": (f"{_PACKAGE}.context.ContextTokenizer",),
+    "context_encoder": (f"{_PACKAGE}.context.ContextEncoder",),
+    "model": (
+        f"{_PACKAGE}.ascmamba.ASCMamba",
+        f"{_PACKAGE}.se_trans.SETrans",
+        f"{_PACKAGE}.encoders.late_fusion.LateFusion",
+    ),
+    "audio_encoder": (
+        f"{_PACKAGE}.encoders.baseline.SETransEncoder",
+        f"{_PACKAGE}.encoders.resnet.ResNetEncoder",
+    ),
+    "label_encoder": ("speechbrain.dataio.encoder.CategoricalEncoder",),
+    "compute_features": _FEATURES,
+    "mean_var_norm": _NORMALIZE,
+    "embedding_model": (
+        f"{_PACKAGE}.model_folder.encoder_classifier.EmbeddingModel",
+    ),
+    "classifier": (f"{_PACKAGE}.model_folder.encoder_classifier.Classifier",),
+    "pretrainer": (f"{_PACKAGE}.model_folder.parts.FolderPretrainer",),
 }
+# Lowest and highest value of a setting, and of those in its list; settings
+# with a decimal point may be fractions and null.
+BOUNDS = {
+    "sample_rate": (1000, 192_000),
+    "n_fft": (16, 16_384),
+    "win_length": (1.0, 500.0),
+    "hop_length": (1.0, 500.0),
+    "n_mels": (1, 256),
+    "f_min": (0.0, 96_000.0),
+    "f_max": (0.0, 96_000.0),
+    "top_db": (0.0, 200.0),
+    "n_classes": (1, 1000),
+    "n_coarse": (1, 1000),
+    "channels": (1, 512),
+    "n_blocks": (0, 16),
+    "depth": (1, 6),
+    "d_state": (1, 256),
+    "d_conv": (1, 16),
+    "expand": (1, 8),
+    "context_size": (1, 1024),
+    "embedding_size": (1, 4096),
+    "vocab_size": (1, 65_536),
+    "d_ffn": (1, 4096),
+    "n_heads": (1, 64),
+    "n_layers": (1, 16),
+    "block_sizes": (1, 16),
+    "strides": (1, 8),
+    "scales": (1, 8),
+    "dropout": (0.0, 1.0),
+    "hidden_rate": (0.0, 1.0),
+}
+# Those that may be lists, and how long.
+_LISTS = dict.fromkeys(("channels", "block_sizes", "strides", "scales"), 16)
+_OTHER_NUMBERS = (-1024.0, 1024.0)
+_CHOICES = {"mix": ("avg-to-mono",)}
+_MODULES = ("features", "normalize", "model")
+# Plain mappings, and what must be in them.
+_MAPPINGS = {"modules": _MODULES, "loadables": ()}
 _NEEDED = (
-    "audio_normalizer",
-    "features",
-    "normalize",
-    "model",
-    "label_encoder",
+    *("audio_normalizer", *_MODULES, "label_encoder"),
+    *("modules", "pretrainer"),
 )
-_MODULES = ("features", "normalize", "context_encoder", "model")
+_EQUAL = ("sample_rate", "n_mels")
+_MAX_SIZE = 20_000
+_MAX_LISTS = 200
+_MAX_VALUES = 10_000  # aliases followed
+_MAX_TEXT = 200
+_YAML = "tag:yaml.org,2002:"
+_TUPLE = re.compile(r"\([\d., -]*\)")
+_REFERENCE = re.compile(r"<\w+>")
 
 
-def load_plain(
-    source,
-    savedir=None,
-    local_strategy=LocalStrategy.SYMLINK,
-    fetch_config=FetchConfig(),
-):
-    """Loads the parts of a model without running anything of its folder.
+def check_description(path):
+    """Checks a ``hyperparams.yaml`` without building anything.
 
     Arguments
     ---------
-    source : str or speechbrain.utils.fetching.FetchSource
-        Where the model folder is, as for ``speechbrain``'s ``fetch``.
-    savedir, local_strategy, fetch_config
-        As for ``speechbrain``'s ``fetch``.
-
-    Returns
-    -------
-    dict
-        The parts by name, and "modules", those of them that compute.
+    path : str or Path
+        The file.
 
     Raises
     ------
     FileNotFoundError
-        If a file is missing.
+        If there is no such file.
     ValueError
-        If a file is damaged, does not fit, or names a class that is not
-        known here.
-    """
-    options = {"local_strategy": local_strategy, "fetch_config": fetch_config}
-    path = fetch(SETTINGS, source, savedir, **options)
-    settings = read_settings(path.parent)
-    parts = build_parts(settings["parts"], path)
-    pretrainer = FolderPretrainer({k: parts[k] for k in FILES if k in parts})
-    pretrainer.set_collect_in(savedir)
-    pretrainer.collect_files(source, **options)
-    pretrainer.load_collected()
-    encoder = parts["label_encoder"]
-    labels = [encoder.ind2lab[i] for i in range(len(encoder))]
-    if labels != settings["classes"]:
-        raise ValueError(
-            f"{path} names other classes ({', '.join(settings['classes'])}) "
-            f"than {FILES['label_encoder']} beside it."
-        )
-    parts["modules"] = {k: parts[k] for k in _MODULES if k in parts}
-    return parts
-
-
-def build_parts(descriptions, path=SETTINGS):
-    """Builds parts from plain descriptions.
-
-    Arguments
-    ---------
-    descriptions : dict
-        For each part a dict with "class", the full name of a class, and
-        "arguments", those of its constructor by name.
-    path : str or Path
-        Where the descriptions are from, for messages.
-
-    Returns
-    -------
-    dict
-        The parts by name.
-
-    Raises
-    ------
-    ValueError
-        If a part is missing, unknown, of a class that is not allowed, or
-        cannot be built.
+        If it holds anything but plain settings within bounds, references by
+        name and classes that are known, each in its place.
 
     Example
     -------
-    >>> build_parts({"model": {"class": "os.system", "arguments": {}}})
+    >>> path = getfixture("tmp_path") / "hyperparams.yaml"
+    >>> _ = path.write_text("model: !apply:os.system [ls]")
+    >>> check_description(path)
     Traceback (most recent call last):
         ...
-    ValueError: settings.json: no audio_normalizer is described.
+    ValueError: ... model is !apply:os.system, allowed is ...
     """
-    for name in _NEEDED:
-        if name not in descriptions:
-            raise ValueError(f"{path}: no {name} is described.")
-    if ("tokenizer" in descriptions) != ("context_encoder" in descriptions):
-        raise ValueError(
-            f"{path}: tokenizer and context_encoder go together, and one is "
-            "missing."
-        )
-    return {
-        name: _build(name, descriptions[name], path) for name in descriptions
-    }
-
-
-def _build(name, description, path):
-    allowed = {_full_name(kind): kind for kind in _ALLOWED.get(name, ())}
-    is_part = isinstance(description, dict) and set(description) == {
-        "class",
-        "arguments",
-    }
-    if not is_part or description["class"] not in allowed:
-        found = description["class"] if is_part else description
-        raise ValueError(
-            f"{path}: {name} is {found!r}, and without trust only "
-            f"{', '.join(allowed) or 'no such part'} may be built. If you "
-            "trust the model's source, load it as trusted."
-        )
-    kind, arguments = allowed[description["class"]], description["arguments"]
     try:
-        arguments = {
-            key: _build(key, value, path)
-            if isinstance(value, dict)
-            else _plain(key, value)
-            for key, value in arguments.items()
-        }
-        return kind(**arguments)
-    except (TypeError, AttributeError, RuntimeError, AssertionError) as error:
-        raise ValueError(f"{path}: {name} cannot be built: {error}") from None
+        text = read_text(path)
+        if re.search("^%", text, re.MULTILINE):
+            raise ValueError("directives (%) are not allowed")
+        # The parser takes minutes for what is deeply nested.
+        if (
+            len(text) > _MAX_SIZE
+            or len(re.findall(r"[\[{]", text)) > _MAX_LISTS
+        ):
+            raise ValueError(
+                f"it is longer than {_MAX_SIZE} letters, or has more than "
+                f"{_MAX_LISTS} brackets"
+            )
+        # Before references are resolved, which reads files and calls functions.
+        _Check(has_references=True).check(YAML().compose(text))
+        resolved = resolve_references(text).getvalue()
+        # As the builder reads it.
+        _Check(has_references=False).check(Loader(resolved).get_single_node())
+    except FileNotFoundError:
+        raise
+    except (ValueError, YAMLError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: {error} (it is loaded without trust; if you trust its "
+            "source, load it as trusted)"
+        ) from None
 
 
-def _plain(key, value):
-    if isinstance(value, list):
-        return [_plain(key, item) for item in value]
-    if isinstance(value, dict):
-        raise TypeError(f"{key} must hold numbers and text alone")
-    return value
+class _Check:
+    """Walks nodes of YAML, aliases followed; raises a ValueError."""
 
+    def __init__(self, has_references):
+        self.has_references = has_references
+        self.count = 0
+        self.found = {}
 
-def _full_name(kind):
-    return f"{kind.__module__}.{kind.__qualname__}"
+    def check(self, root):
+        if not isinstance(root, MappingNode) or root.tag != f"{_YAML}map":
+            raise ValueError("it describes no model")
+        self._mapping(root, "", _NEEDED)
+        for name in _EQUAL:
+            if len(self.found.get(name, ())) > 1:
+                raise ValueError(f"{name} must be the same everywhere")
+
+    def _mapping(self, node, place, needed=()):
+        for key, value in node.value:
+            if key.tag != f"{_YAML}str":
+                raise ValueError(f"{place}: its keys must be names")
+            self._value(value, key.value, f"{place}.{key.value}".strip("."))
+        names = {key.value for key, _ in node.value}
+        for name in needed:
+            if name not in names:
+                raise ValueError(f"no {place} {name} is described")
+
+    def _value(self, node, key, place):
+        self.count += 1
+        if self.count > _MAX_VALUES:
+            raise ValueError(f"it has more than {_MAX_VALUES} values")
+        kind, is_known = node.tag.removeprefix("!new:"), key in CLASSES
+        if self.has_references and node.tag == "!ref":
+            if not isinstance(node, ScalarNode) or not _REFERENCE.fullmatch(
+                node.value
+            ):
+                raise ValueError(f"{place}: a reference must be a name")
+        elif is_known and node.tag != kind and kind in CLASSES[key]:
+            if isinstance(node, MappingNode):
+                self._mapping(node, place)
+            elif node.value:
+                raise ValueError(f"{place}: its arguments must have names")
+        elif key in _MAPPINGS and node.tag == f"{_YAML}map":
+            self._mapping(node, place, _MAPPINGS[key])
+        elif is_known or "." not in place:
+            allowed = ", ".join(CLASSES.get(key, ())) or "no such part"
+            raise ValueError(f"{place} is {node.tag}, allowed is {allowed}")
+        elif isinstance(node, SequenceNode) and node.tag == f"{_YAML}seq":
+            if key in BOUNDS and len(node.value) > _LISTS.get(key, 0):
+                raise ValueError(f"{place}: a list is not allowed, or too long")
+            for item in node.value:
+                self._scalar(item, key, place)
+        else:
+            self._scalar(node, key, place)
+
+    def _scalar(self, node, key, place):
+        if not isinstance(node, ScalarNode):
+            raise ValueError(f"{place} is {node.tag}, allowed is plain data")
+        text, tag = node.value, node.tag.removeprefix(_YAML)
+        if len(text) > _MAX_TEXT or "<" in text:
+            raise ValueError(f"{place}: text is too long or has references")
+        low, high = BOUNDS.get(key, _OTHER_NUMBERS)
+        if tag == "!tuple" or text.startswith("("):
+            if not _TUPLE.fullmatch(text):  # the builder would run its tags
+                raise ValueError(f"{place}: a tuple must hold numbers")
+            numbers = [x for x in text[1:-1].split(",") if x.strip()]
+            if key in BOUNDS and len(numbers) > _LISTS.get(key, 0):
+                raise ValueError(f"{place}: a tuple is not allowed")
+        elif tag in ("int", "float"):
+            numbers = [text]
+        elif tag not in ("str", "bool", "null"):
+            raise ValueError(f"{place} is {node.tag}, allowed is plain data")
+        elif key in BOUNDS and not (tag == "null" and isinstance(low, float)):
+            raise ValueError(f"{place} must be a number, got {text!r}")
+        elif text not in _CHOICES.get(key, (text,)):
+            raise ValueError(f"{place} must be {_CHOICES[key][0]}")
+        else:
+            return
+        for number in map(float, numbers):
+            whole = isinstance(low, float) or number.is_integer()
+            if not low <= number <= high or not whole:
+                raise ValueError(
+                    f"{place} must be {low} to {high}, got {number:g}"
+                )
+            self.found.setdefault(key, set()).add(number)

@@ -5,16 +5,8 @@ import pandas as pd
 from ascmamba_modules.data.sessions import find_sessions
 from ascmamba_modules.model_folder.card import UNKNOWN
 
-# Of a training of which nothing is known.
-NO_DESCRIPTION = {
-    "stage": UNKNOWN,
-    "manifest": UNKNOWN,
-    "datasets": {},
-    "started_from": None,
-}
 
-
-def describe_training(hparams, rows, scores, started_from=None):
+def describe_training(hparams, rows, scores, started_from=None, licences=None):
     """Sums up a training as plain data.
 
     Arguments
@@ -27,19 +19,24 @@ def describe_training(hparams, rows, scores, started_from=None):
     scores : dict
         Macro accuracy (0 to 1) or None of "valid" and "test".
     started_from : dict, optional
-        This description of the training whose weights this one began with.
+        This description of the training whose weights this one began with;
+        {} if nothing is known of it, None if the weights were random.
+    licences : dict, optional
+        Licences of data sets, by their names in the manifest.
 
     Returns
     -------
     dict
-        Stage, name of the manifest, clips by split and class, those of each
-        data set and label source in training, share of the valid and test
-        clips whose recording session is in training, scores, settings
+        Stage, name of the manifest, clips by split and class, by split and
+        data set, and by label source in training, shortest and longest
+        training clip, share of training clips with a place and with a time,
+        share of the valid and test clips whose recording session is in
+        training (None where no session is known), scores, licences, settings
         without paths, and ``started_from``.
     """
     rows = {split: table for split, table in rows.items() if len(table)}
-    sessions = find_sessions(pd.concat(rows.values()))
-    seen = set(sessions[rows["train"].index])
+    train = rows["train"]
+    datasets = {split: _counts(rows[split]["dataset"]) for split in rows}
     return {
         "stage": hparams.get("stage"),
         "manifest": str(hparams["manifest"]).replace("\\", "/").split("/")[-1],
@@ -50,14 +47,20 @@ def describe_training(hparams, rows, scores, started_from=None):
             }
             for split, table in rows.items()
         },
-        "datasets": _counts(rows["train"]["dataset"]),
-        "label_sources": _counts(rows["train"]["label_source"]),
-        "sessions_seen": {
-            split: float(sessions[table.index].isin(seen).mean())
-            for split, table in rows.items()
-            if split != "train"
+        "datasets": datasets,
+        "label_sources": _counts(train["label_source"]),
+        "seconds": _seconds(hparams.get("clip_length"), train["duration"]),
+        "known": {
+            name: float((train[name] != "").mean())
+            for name in ("location", "record_time")
         },
+        "sessions_seen": _sessions_seen(rows),
         "scores": {k: scores.get(k) for k in ("valid", "test")},
+        "licences": {
+            name: text
+            for name, text in (licences or {}).items()
+            if name in datasets["train"]
+        },
         "settings": {
             name: value
             for name, value in hparams.items()
@@ -70,6 +73,29 @@ def describe_training(hparams, rows, scores, started_from=None):
 def _counts(column):
     names = column.where(column != "", UNKNOWN)
     return {name: int(n) for name, n in names.value_counts().items()}
+
+
+def _seconds(clip_length, durations):
+    """Length of the shortest and the longest clip, None if not known."""
+    if clip_length:
+        return [float(clip_length)] * 2
+    durations = pd.to_numeric(durations, errors="coerce")
+    if durations.isna().any():
+        return None
+    return [float(durations.min()), float(durations.max())]
+
+
+def _sessions_seen(rows):
+    table = pd.concat(rows.values())
+    sessions = find_sessions(table)
+    # A clip of which no session is known has its ID for one.
+    sessions = sessions[sessions != table["ID"]]
+    seen, shares = set(sessions[sessions.index.isin(rows["train"].index)]), {}
+    for split in rows.keys() - {"train"}:
+        known = sessions[sessions.index.isin(rows[split].index)]
+        is_known = len(known) and seen
+        shares[split] = float(known.isin(seen).mean()) if is_known else None
+    return shares
 
 
 def _is_plain(value):

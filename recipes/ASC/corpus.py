@@ -17,6 +17,13 @@ from ascmamba_modules.utils.files import write_csv
 logger = get_logger(__name__)
 
 SYNTHETIC = "SYNTHETIC.txt"
+# What is known of the licences, by the names in the column dataset.
+LICENCES = {
+    "TAU 2020 Mobile": "non-commercial use only (Zenodo 3819968)",
+    "CAS 2023": "metadata MIT; audio not known (Zenodo 10616533)",
+    "CochlScene": "not known (Zenodo 7080122)",
+    "ESC-10": "Creative Commons Attribution 3.0",
+}
 UNIFIED_SCENES = Path(__file__).with_name("unified_scenes.yaml")
 # A clip of another length than most by more than this share is reported.
 _USUAL_DURATION = 0.1

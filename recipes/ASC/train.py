@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import speechbrain as sb
+from corpus import LICENCES
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from prepare_cas import prepare_cas
 from prepare_pretraining import prepare_pretraining
@@ -29,6 +30,7 @@ from ascmamba_modules.data.manifest import (
     make_dataset,
     read_training_rows,
 )
+from ascmamba_modules.model_folder.config import read_config
 from ascmamba_modules.model_folder.folder import (
     FOLDER,
     changed_settings,
@@ -37,11 +39,7 @@ from ascmamba_modules.model_folder.folder import (
     start_from,
     write_model_folder,
 )
-from ascmamba_modules.model_folder.settings import read_settings
-from ascmamba_modules.model_folder.training import (
-    NO_DESCRIPTION,
-    describe_training,
-)
+from ascmamba_modules.model_folder.training import describe_training
 from ascmamba_modules.utils.files import replacing
 
 logger = get_logger(__name__)
@@ -179,18 +177,18 @@ def start(hparams):
 
 
 def earlier_training(hparams):
-    """What is known of the training that this one starts from, or None."""
+    """What is known of the training that this one starts from; None without."""
     folder = hparams["pretrained_folder"]
     if not folder:
         return None
     try:
-        return read_settings(find_model(folder))["training"] or NO_DESCRIPTION
+        return read_config(find_model(folder)).get("training") or {}
     except (OSError, ValueError) as error:  # resuming does without the folder
         logger.warning(
             "The model card will not say what the weights started from: %s",
             error,
         )
-        return NO_DESCRIPTION
+        return {}
 
 
 def make_datasets(hparams, rows):
@@ -308,7 +306,7 @@ def train(hparams_file, run_opts, overrides):
             test_loader_kwargs=dict(hparams["test_dataloader_opts"]),
         )
     output = Path(hparams["output_folder"])
-    training = describe_training(hparams, rows, brain.scores, earlier)
+    training = describe_training(hparams, rows, brain.scores, earlier, LICENCES)
     run_on_main(
         write_model_folder,
         args=[hparams, output / "hyperparams.yaml", output / FOLDER, training],

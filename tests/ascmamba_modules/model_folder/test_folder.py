@@ -1,29 +1,31 @@
 """The model folder: what is in it, where it loads from, what is refused."""
 
-import json
 import pickle
 import shutil
 import socket
 
 import huggingface_hub
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from small_models import MODELS, write_folder
+from speechbrain.inference.classifiers import EncoderClassifier
 
 from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.model_folder.folder import find_model, start_from
 
 FILES = {
     "README.md",
+    "config.json",
     "context_encoder.safetensors",
     "hyperparams.yaml",
     "label_encoder.txt",
     "model.safetensors",
     "normalize.safetensors",
-    "settings.json",
     "tokenizer.model",
 }
+
+CONTEXTS = [*((name, True) for name in MODELS), ("ascmamba", False)]
 
 
 def load(source, **options):
@@ -55,6 +57,46 @@ def test_every_model_comes_back(model, uses_context, trusted, tmp_path):
     wavs = 0.1 * torch.randn(2, 22050)
     out_prob, *_ = load(folder, trusted=trusted).classify_batch(wavs)
     torch.testing.assert_close(out_prob, answer(hparams, wavs))
+
+
+@pytest.mark.parametrize("model, uses_context", CONTEXTS)
+def test_plain_speechbrain_gives_the_same(model, uses_context, tmp_path):
+    folder, _ = write_folder(tmp_path, model, uses_context)
+    wav = tmp_path / "clip.wav"
+    theirs = EncoderClassifier.from_hparams(
+        str(folder), run_opts={"device": "cpu"}
+    )
+    ours = load(folder)
+    for rate, channels in ((44100, 1), (16000, 2)):
+        samples = 0.1 * torch.randn(rate // 2, channels)
+        soundfile.write(wav, samples.numpy(), rate)
+        expected, _, _, label = ours.classify_file(wav)
+        out_prob, _, _, text_lab = theirs.classify_file(str(wav))
+        torch.testing.assert_close(out_prob, expected, atol=1e-6, rtol=0)
+        assert text_lab == label
+    # With padding, too, and an embedding as the model itself makes it.
+    wavs, lengths = 0.1 * torch.randn(2, 22050), torch.tensor([1.0, 0.5])
+    wavs[1, 11025:] = 0
+    torch.testing.assert_close(
+        theirs.classify_batch(wavs, lengths)[0],
+        ours.classify_batch(wavs, lengths)[0],
+    )
+    torch.testing.assert_close(
+        theirs.encode_batch(wavs), ours.embed_batch(wavs)
+    )
+
+
+def test_plain_speechbrain_refuses_weights_that_do_not_fit(own_folder):
+    path = own_folder / "model.safetensors"
+    state = load_file(path)
+    renamed(state)
+    save_file(state, path)
+    with pytest.raises(ValueError, match="classifier.weight"):
+        EncoderClassifier.from_hparams(str(own_folder))
+
+
+def test_folder_of_the_stage_is_as_good(model_folder):
+    load(model_folder.parent)
 
 
 def test_nothing_in_the_folder_is_a_pickle(model_folder):
@@ -92,8 +134,7 @@ def test_loads_by_its_name_on_a_hub(
         load("owner/scenes", trusted=trusted).classify_batch(wavs)[0],
         load(model_folder).classify_batch(wavs)[0],
     )
-    unread = {"README.md"} if trusted else {"README.md", "hyperparams.yaml"}
-    assert set(fetched) == FILES - unread
+    assert set(fetched) == FILES - {"README.md", "config.json"}
     assert not list(tmp_path.iterdir())
 
 
@@ -101,16 +142,13 @@ def test_loads_by_its_name_on_a_hub(
 @pytest.mark.parametrize("name", sorted(FILES - {"README.md"}))
 def test_missing_file_is_named(own_folder, name, trusted):
     (own_folder / name).unlink()
-    if name == "hyperparams.yaml" and not trusted:
-        load(own_folder, trusted=trusted)
-        return
     with pytest.raises(FileNotFoundError, match=name):
         load(own_folder, trusted=trusted)
 
 
 @pytest.mark.parametrize("trusted", [True, False])
 @pytest.mark.parametrize(
-    "name", sorted(FILES - {"README.md", "hyperparams.yaml"})
+    "name", sorted(FILES - {"README.md", "config.json", "hyperparams.yaml"})
 )
 def test_file_cut_short_is_named(own_folder, name, trusted):
     file = own_folder / name
@@ -133,8 +171,12 @@ def retyped(state):
     state["classifier.weight"] = state["classifier.weight"].double()
 
 
+def not_finite(state):
+    state["classifier.weight"][0, 0] = torch.inf
+
+
 @pytest.mark.parametrize("trusted", [True, False])
-@pytest.mark.parametrize("change", [renamed, reshaped, retyped])
+@pytest.mark.parametrize("change", [renamed, reshaped, retyped, not_finite])
 def test_weights_that_do_not_fit_are_named(own_folder, change, trusted):
     path = own_folder / "model.safetensors"
     state = load_file(path)
@@ -149,7 +191,10 @@ def test_weights_that_do_not_fit_are_named(own_folder, change, trusted):
     [
         {"glob_std": torch.zeros(64)},
         {"glob_mean": torch.full((64,), torch.nan)},
+        {"glob_std": torch.full((64,), torch.inf)},
         {"glob_mean": torch.zeros(1)},
+        {"glob_mean": torch.zeros(1), "glob_std": torch.ones(1)},
+        {"glob_mean": torch.zeros(10), "glob_std": torch.ones(10)},
         {"count": torch.tensor(1.0)},
         {"other": torch.zeros(1)},
     ],
@@ -161,33 +206,21 @@ def test_statistics_that_cannot_be_are_refused(own_folder, change):
         load(own_folder)
 
 
-def with_version(folder, version):
-    settings = json.loads((folder / "settings.json").read_text())
-    settings["format_version"] = version
-    (folder / "settings.json").write_text(json.dumps(settings))
-
-
-def first_format(folder):
-    """As this package wrote folders before it had settings.json."""
-    (folder / "settings.json").unlink()
-    torch.save({}, folder / "model.ckpt")
-
-
-@pytest.mark.parametrize("trusted", [True, False])
-def test_other_versions_are_refused(own_folder, trusted):
-    with_version(own_folder, 3)
-    with pytest.raises(ValueError, match="format 3.*reads format 2"):
-        load(own_folder, trusted=trusted)
-    first_format(own_folder)
-    with pytest.raises(ValueError, match="earlier version.*trains no more"):
-        load(own_folder, trusted=trusted)
-
-
-def test_no_stage_starts_from_another_version(own_folder):
-    first_format(own_folder)
-    assert find_model(own_folder) == own_folder
-    with pytest.raises(ValueError, match="earlier version"):
-        start_from(own_folder.parent, {}, own_folder / "hyperparams.yaml")
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "'Bus' => 0\n'Bar' => 1\n",
+        "'Bus' => 0\n'Bar' => 1\n'Park' => 3\n",
+        "'Bus' => 0\n'Bus' => 1\n'Park' => 2\n",
+        "['Bus'] => 0\n'Bar' => 1\n'Park' => 2\n",
+        "3 => 0\n'Bar' => 1\n'Park' => 2\n",
+        "'Bus' => 0\n" * 200_000,
+    ],
+)
+def test_classes_that_cannot_be_are_refused(own_folder, lines):
+    (own_folder / "label_encoder.txt").write_text(lines)
+    with pytest.raises(ValueError, match="label_encoder.txt"):
+        load(own_folder)
 
 
 def test_failure_leaves_the_older_folder(tmp_path, monkeypatch):
@@ -197,9 +230,7 @@ def test_failure_leaves_the_older_folder(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(
-        "ascmamba_modules.model_folder.folder.write_settings", fail
-    )
+    monkeypatch.setattr("ascmamba_modules.model_folder.folder.write_card", fail)
     with pytest.raises(OSError, match="disk full"):
         write_folder(tmp_path)
     assert {f.name: f.read_bytes() for f in folder.iterdir()} == before

@@ -1,13 +1,14 @@
 """Folders that try to run something, loaded without trust."""
 
-import json
 import os
 import pickle
 
 import pytest
 import torch
+from hyperpyyaml import load_hyperpyyaml
 
 from ascmamba_modules.inference import SceneClassifier
+from ascmamba_modules.model_folder.safe_loading import check_description
 
 
 class Malice:
@@ -26,28 +27,154 @@ def load(folder, trusted=False):
     )
 
 
-def change_settings(folder, change):
-    path = folder / "settings.json"
-    settings = json.loads(path.read_text())
-    change(settings)
-    path.write_text(json.dumps(settings))
+def change(folder, old, new):
+    path = folder / "hyperparams.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+# Each runs something when SpeechBrain loads it.
+RUNS = [
+    "evil: !apply:os.system ['touch {trap}']",
+    "evil: !new:subprocess.Popen [[touch, '{trap}']]",
+    "evil: !new:logging.FileHandler ['{trap}']",
+    "evil: !!python/object/apply:os.system ['touch {trap}']",
+    "evil: !applyref:os.system ['touch {trap}']",
+    "evil: (!!python/object/apply:os.system ['touch {trap}'], 1)",
+    "evil: !tuple x!!python/object/apply:os.system ['touch {trap}']x",
+    "evil: !include:{include}",
+    "evil: [1, {{a: !apply:os.system ['touch {trap}']}}]",
+    "__evil: &evil !apply:os.system ['touch {trap}']",
+    "evil: {{<<: {{a: !apply:os.system ['touch {trap}']}}}}",
+    "evil: !name:os.system ['touch {trap}']\nthen: !ref <evil.func>",
+]
+
+
+@pytest.mark.parametrize("line", RUNS)
+def test_nothing_runs(own_folder, tmp_path, line):
+    trap, include = tmp_path / "trap", own_folder / "include.yaml"
+    include.write_text(f"a: !apply:os.system ['touch {trap}']")
+    line = line.format(trap=trap, include=include.name)
+    text = (own_folder / "hyperparams.yaml").read_text()
+    (own_folder / "hyperparams.yaml").write_text(line + "\n" + text)
+    with pytest.raises(ValueError, match="hyperparams.yaml: "):
+        load(own_folder)
+    assert not trap.exists()
+    if ".func" in line:
+        return
+    try:  # it would have worked
+        with open(own_folder / "hyperparams.yaml") as file:
+            load_hyperpyyaml(file)
+    except Exception:
+        pass
+    assert trap.exists()
 
 
 @pytest.mark.parametrize(
-    "line",
+    "old, new",
     [
-        "evil: !apply:os.system [\"touch '{trap}'\"]",
-        "evil: !new:logging.FileHandler ['{trap}']",
+        ("!new:ascmamba_modules.ascmamba.ASCMamba", "!new:os.system"),
+        ("!new:ascmamba_modules.ascmamba.ASCMamba", "!apply:os.system"),
+        ("!new:ascmamba_modules.ascmamba.ASCMamba", "!name:os.system"),
+        ("!new:ascmamba_modules.ascmamba.ASCMamba", "!module:os"),
+        # A class that is known, but not in this place.
+        ("features.LogMel", "context.ContextTokenizer"),
+        # One of this package's own, that takes a path.
+        ("features.LogMel", "data.feature_cache.FeatureCache"),
+        ("  d_state: 2", "  d_state: !new:collections.Counter"),
+        ("  d_state: 2", "  d_state: [!new:collections.Counter ]"),
+        ("  d_state: 2", "  d_state: {a: 1}"),
+        ("  d_state: 2", "  ? !new:collections.Counter\n  : 2"),
+        ("  d_state: 2", "  d_state: !!python/name:os.system"),
+        ("  d_state: 2", "  d_state: 2001-01-01"),
+        ("  d_state: 2", "  d_state: !ref <model[n_classes]>"),
+        ("  d_state: 2", "  d_state: !ref <model.n_classes>"),
+        ("  d_state: 2", "  d_state: !ref <seed>**<seed>"),
+        ("  d_state: 2", "  d_state: !copy <seed>"),
+        ("  d_state: 2", '  engine: "<seed><seed>"'),
+        ("  d_state: 2", "  engine: " + 300 * "a"),
+        ("  d_state: 2", "  other: 1.0e+9"),
+        ("  d_state: 2", "  d_state: [many]"),
+        ("  n_blocks: 1", "  n_blocks: 1_000_000"),
+        ("  n_blocks: 1", "  n_blocks: true"),
+        ("  n_blocks: 1", "  n_blocks: 1.5"),
+        ("  n_blocks: 1", "  n_blocks: null"),
+        ("  channels: 4", "  channels: 100000"),
+        ("  channels: 4", "  channels: -4"),
+        ("  channels: 4", "  channels: (4, 100000)"),
+        ("  channels: 4", "  channels: many"),
+        ("  channels: 4", f"  channels: {100 * [4]}"),
+        ("  n_classes: 3", "  n_classes: 100000"),
+        ("  n_classes: 3", "  n_mels: 9\n  ? !apply:os.system [ls]\n  : 3"),
+        ("  sample_rate: 44100", "  sample_rate: 0"),
+        ("  sample_rate: 44100", "  sample_rate: -44100"),
+        ("  sample_rate: 44100", "  sample_rate: x"),
+        ("  sample_rate: 44100", "  sample_rate: .nan"),
+        ("  sample_rate: 44100", "  sample_rate: [44100]"),
+        ("  sample_rate: 44100", "  sample_rate: (44100, 1)"),
+        ("  sample_rate: 44100", "  sample_rate: 44100\n  mix: keep"),
+        ("features.LogMel", "features.LogMel\n  sample_rate: 16000"),
+        ("features.LogMel", "features.LogMel\n  n_fft: 1000000000"),
+        ("features.LogMel", "features.LogMel\n  n_mels: 100000"),
+        ("features.LogMel", "features.LogMel [44100]"),
+        ("  features: !ref <features>", "  strange: !ref <features>"),
+        ("pretrainer:", "trainer:"),
+        ("modules:", "modules: &m\n  more: *m"),
+        ("audio_normalizer:", "more: 1\naudio_normalizer:"),
+        ("audio_normalizer:", "%TAG ! tag:x,2000:\n---\naudio_normalizer:"),
     ],
 )
-def test_yaml_runs_only_when_trusted(own_folder, tmp_path, line):
-    trap = tmp_path / "trap"
-    yaml = own_folder / "hyperparams.yaml"
-    yaml.write_text(line.format(trap=trap) + "\n" + yaml.read_text())
-    load(own_folder)
-    assert not trap.exists()
-    load(own_folder, trusted=True)
-    assert trap.exists()  # it would have worked
+def test_description_is_refused(own_folder, old, new):
+    change(own_folder, old, new)
+    with pytest.raises(ValueError, match="hyperparams.yaml: "):
+        check_description(own_folder / "hyperparams.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "7", "a: b: c", "[" * 10_000, "- " * 5_000, "#" * 30_000),
+        # Nine aliases to nine aliases to ...
+        "a: &a [1]\n"
+        + "".join(
+            f"{new}: &{new} [{', '.join(9 * ['*' + old])}]\n"
+            for old, new in zip("abcdefghi", "bcdefghij")
+        ),
+        "model: &m\n  model: *m",
+    ],
+)
+def test_text_that_describes_no_model_is_refused(own_folder, text):
+    (own_folder / "hyperparams.yaml").write_text(text)
+    with pytest.raises(ValueError, match="hyperparams.yaml: "):
+        check_description(own_folder / "hyperparams.yaml")
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("  d_state: 2", "  command: touch", "cannot be loaded.*command"),
+        ("features.LogMel", "features.LogMel\n  win_length: 400", "win_length"),
+        ("    tokenizer: !ref <tokenizer>\n", "", "loadables must be"),
+        ("    model: !ref <model>\n", "", "loadables must be"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(own_folder, old, new, message):
+    change(own_folder, old, new)
+    with pytest.raises(ValueError, match=message):
+        load(own_folder)
+
+
+def test_pipe_is_no_description(tmp_path):
+    os.mkfifo(tmp_path / "hyperparams.yaml")
+    with pytest.raises(FileNotFoundError, match="no regular file"):
+        check_description(tmp_path / "hyperparams.yaml")
+
+
+def test_what_is_plain_passes(own_folder):
+    change(own_folder, "features.LogMel", "features.LogMel\n  f_max: null")
+    change(own_folder, "  d_state: 2", "  d_state: 2\n  scales: (1, 2)")
+    check_description(own_folder / "hyperparams.yaml")
 
 
 @pytest.mark.parametrize("trusted", [True, False])
@@ -58,7 +185,6 @@ def test_yaml_runs_only_when_trusted(own_folder, tmp_path, line):
         "normalize.safetensors",
         "label_encoder.txt",
         "tokenizer.model",
-        "settings.json",
     ],
 )
 def test_pickle_under_any_name_is_not_read(own_folder, tmp_path, name, trusted):
@@ -73,105 +199,3 @@ def test_pickle_under_any_name_is_not_read(own_folder, tmp_path, name, trusted):
     assert not trap.exists()
     torch.load(own_folder / name, weights_only=False)
     assert trap.exists()  # it would have worked
-
-
-@pytest.mark.parametrize("part", ["model", "features", "label_encoder"])
-@pytest.mark.parametrize(
-    "description",
-    [
-        {"class": "os.system", "arguments": {"command": "touch {trap}"}},
-        {"class": "subprocess.Popen", "arguments": {"args": "touch {trap}"}},
-        # A class of this package's own, that is not for this part.
-        {"class": "ascmamba_modules.data.feature_cache.FeatureCache"}
-        | {"arguments": {"folder": "{trap}"}},
-        {"tag": "!apply:os.system"},
-        "!apply:os.system ['touch {trap}']",
-        ["touch {trap}"],
-        None,
-    ],
-)
-def test_other_classes_are_refused(own_folder, tmp_path, part, description):
-    trap = tmp_path / "trap"
-    text = json.dumps(description).replace("{trap}", str(trap))
-
-    def change(settings):
-        settings["parts"][part] = json.loads(text)
-
-    change_settings(own_folder, change)
-    with pytest.raises(ValueError, match=f"settings.json: {part} is "):
-        load(own_folder)
-    assert not trap.exists()
-    load(own_folder, trusted=True)  # which reads the other file
-
-
-def nested(settings):
-    arguments = settings["parts"]["model"]["arguments"]
-    arguments["engine"] = {"class": "os.system", "arguments": {}}
-
-
-def unknown_argument(settings):
-    settings["parts"]["model"]["arguments"]["command"] = "touch"
-
-
-def unknown_part(settings):
-    settings["parts"]["brain"] = {"class": "os.system", "arguments": {}}
-
-
-def wrong_type(settings):
-    settings["parts"]["model"]["arguments"]["channels"] = "many"
-
-
-def list_of_classes(settings):
-    settings["parts"]["model"]["arguments"]["depth"] = [{"class": "os.system"}]
-
-
-def arguments_are_no_dict(settings):
-    settings["parts"]["model"]["arguments"] = [3]
-
-
-def no_model(settings):
-    del settings["parts"]["model"]
-
-
-def no_tokenizer(settings):
-    del settings["parts"]["tokenizer"]
-
-
-def other_classes(settings):
-    settings["classes"] = settings["classes"][::-1]
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (nested, "engine is 'os.system'"),
-        (unknown_argument, "model cannot be built.*command"),
-        (unknown_part, "brain is 'os.system'"),
-        (wrong_type, "model cannot be built"),
-        (list_of_classes, "depth must hold numbers and text"),
-        (arguments_are_no_dict, "model cannot be built"),
-        (no_model, "no model is described"),
-        (no_tokenizer, "one is missing"),
-        (other_classes, "other classes"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(own_folder, change, message):
-    change_settings(own_folder, change)
-    with pytest.raises(ValueError, match=message):
-        load(own_folder)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "7", '{"format_version": "2"}', "[" * 100_000]
-)
-def test_text_that_is_no_settings_is_refused(own_folder, text):
-    (own_folder / "settings.json").write_text(text)
-    with pytest.raises(ValueError, match="settings.json.* damaged"):
-        load(own_folder)
-
-
-def test_options_that_only_yaml_has_are_refused(own_folder):
-    with pytest.raises(TypeError, match="overrides"):
-        SceneClassifier.from_hparams(
-            own_folder, trusted=False, overrides={"a": 1}
-        )
