@@ -185,12 +185,15 @@ def _settings(arguments, classifier, recordings):
 
 
 def _fingerprint(model):
-    """Tells a model folder by what its files hold; a hub's by its name."""
-    found = hashlib.sha256()
+    """Tells a model folder by what it is built from; a hub's by its name."""
     if not os.path.isdir(model):
         return model
-    for entry in sorted(os.scandir(model), key=lambda entry: entry.name):
-        if entry.is_file():
-            with open(entry.path, "rb") as file:
-                found.update(entry.name.encode() + file.read())
+    from ascmamba_modules.model_folder.folder import model_files
+
+    found = hashlib.sha256()
+    for path in model_files(model):
+        found.update(path.name.encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
     return found.hexdigest()

@@ -250,6 +250,23 @@ def find_model(folder):
     )
 
 
+def model_files(folder):
+    """Lists what a model is built from, without the card and the like.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder, as for :func:`find_model`.
+
+    Returns
+    -------
+    list
+        Paths of the files that exist.
+    """
+    paths = [find_model(folder) / name for name in (_YAML, *FILES.values())]
+    return [path for path in paths if path.is_file()]
+
+
 def start_from(folder, hparams, resolved_yaml):
     """Starts a stage from the model of an earlier one.
 

@@ -72,7 +72,7 @@ BOUNDS = {
     "strides": (1, 8),
     "scales": (1, 8),
     "dropout": (0.0, 1.0),
-    "hidden_rate": (0.0, 1.0),
+    "metadata_dropout": (0.0, 1.0),
 }
 # Those that may be lists, and how long.
 _LISTS = dict.fromkeys(("channels", "block_sizes", "strides", "scales"), 16)

@@ -25,7 +25,7 @@ from recipe_commands import (
 from safetensors.torch import load_file
 
 from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.model_folder.settings import read_settings
+from ascmamba_modules.model_folder.config import read_config
 
 
 def check_finished(output, manifest):
@@ -54,7 +54,7 @@ def test_stage_leaves_a_model_that_gives_the_same_posteriors(finished, clips):
 
 
 def test_model_folder_says_what_it_was_trained_on(finished, clips):
-    settings = read_settings(finished / "model")
+    settings = read_config(finished / "model")
     assert settings["classes"] == list(SCENES)
     training = settings["training"]
     assert training["manifest"] == clips.name
@@ -67,7 +67,7 @@ def test_model_folder_says_what_it_was_trained_on(finished, clips):
     card = (finished / "model" / "README.md").read_text("utf-8")
     for split in ("valid", "test"):
         score = f"{100 * summary['scores'][split]:.1f} %"
-        assert f"| {split} | {score} | 10 |" in card
+        assert f"| {split} | 10 clips, macro accuracy {score}, " in card
 
 
 def test_stage_leaves_log_report_and_plots(finished):
@@ -216,8 +216,8 @@ def test_starts_from_an_earlier_stage(finished, clips, tmp_path, same_classes):
     output = tmp_path / "output"
     log = run(command(MAMBA, manifest, output, **options))
     assert ("made anew" in log) != same_classes
-    earlier = read_settings(output / "model")["training"]["started_from"]
-    assert earlier == read_settings(finished / "model")["training"]
+    earlier = read_config(output / "model")["training"]["started_from"]
+    assert earlier == read_config(finished / "model")["training"]
     before = load_file(finished / "model" / "model.safetensors")
     after = load_file(output / "model" / "model.safetensors")
     assert before.keys() == after.keys()

@@ -158,7 +158,8 @@ def test_run_with_another_model_does_not_go_on(
             main([*arguments, str(model_folder), *options])
     other = tmp_path / "model"
     shutil.copytree(model_folder, other)
-    (other / "notes.txt").write_text("another")
+    os.truncate(os.open(other / "notes.bin", os.O_CREAT | os.O_RDWR), 20 << 30)
+    replace(other / "hyperparams.yaml", "# Written", "# Changed")
     error = error_of([*arguments, str(other), *options], capsys)
     assert "unfinished run with another model" in error
     assert main([*arguments, str(model_folder), *options]) == 0
@@ -239,12 +240,6 @@ def name_unknown_setting(folder):
     replace(folder / "hyperparams.yaml", "n_blocks: 1", "n_blocks: 1\n  new: 3")
 
 
-def come_from_the_future(folder):
-    replace(
-        folder / "settings.json", '"format_version": ', '"format_version": 9'
-    )
-
-
 def replace(path, old, new):
     text = path.read_text()
     assert old in text
@@ -260,7 +255,6 @@ def replace(path, old, new):
         drop_classes,
         name_unknown_class,
         name_unknown_setting,
-        come_from_the_future,
     ],
 )
 def test_model_that_cannot_be_loaded_is_one_clear_error(
