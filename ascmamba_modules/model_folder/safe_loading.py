@@ -15,8 +15,15 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ascmamba_modules.model_folder.config import read_text
 
 _PACKAGE = "ascmamba_modules"
-_FEATURES = (f"{_PACKAGE}.features.LogMel",)
-_NORMALIZE = ("speechbrain.processing.features.InputNormalization",)
+_FEATURES = (
+    f"{_PACKAGE}.features.LogMel",
+    f"{_PACKAGE}.encoders.mobilenet.KaldiLogMel",
+    f"{_PACKAGE}.encoders.beats.KaldiFbank",
+)
+_NORMALIZE = (
+    "speechbrain.processing.features.InputNormalization",
+    f"{_PACKAGE}.features.FixedNormalization",
+)
 # The classes that a part, or an argument of one, may be of.  Their constructors
 # take plain data and touch neither files nor other code.
 CLASSES = {
@@ -33,6 +40,8 @@ CLASSES = {
     "audio_encoder": (
         f"{_PACKAGE}.encoders.baseline.SETransEncoder",
         f"{_PACKAGE}.encoders.resnet.ResNetEncoder",
+        f"{_PACKAGE}.encoders.mobilenet.MobileNet",
+        f"{_PACKAGE}.encoders.beats.BEATsEncoder",
     ),
     "label_encoder": ("speechbrain.dataio.encoder.CategoricalEncoder",),
     "compute_features": _FEATURES,
@@ -71,6 +80,10 @@ BOUNDS = {
     "block_sizes": (1, 16),
     "strides": (1, 8),
     "scales": (1, 8),
+    "width": (0.05, 10.0),
+    "encoder_layers": (1, 24),
+    "encoder_embed_dim": (1, 1024),
+    "encoder_ffn_embed_dim": (1, 4096),
     "dropout": (0.0, 1.0),
     "metadata_dropout": (0.0, 1.0),
 }
