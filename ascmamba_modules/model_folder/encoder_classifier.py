@@ -53,8 +53,8 @@ class Classifier(nn.Module):
     -------
     >>> from ascmamba_modules.ascmamba import ASCMamba
     >>> classifier = Classifier(ASCMamba(channels=8, n_blocks=1))
-    >>> classifier(torch.randn(2, 512)).exp().sum(1)
-    tensor([1.0000, 1.0000], grad_fn=<SumBackward1>)
+    >>> classifier(torch.randn(2, 512)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(self, model):
