@@ -5,7 +5,6 @@ import io
 from pathlib import Path
 
 import jinja2
-import pandas as pd
 import soundfile
 from speechbrain.dataio.preprocess import AudioNormalizer
 
@@ -15,6 +14,8 @@ from ascmamba_modules.utils.files import replacing
 
 _RATE = 44100  # Hz
 _LONGEST = 10  # seconds of a recording
+# Such as "+5.0", "< 0.001", "50.0*" or "75.0 (58.3 to 89.6)".
+_NUMBER = r"(< |[+-])?[\d.]+\*?( .*)?"
 
 
 def write_page(path, title, sections, lead="", details=""):
@@ -38,6 +39,7 @@ def write_page(path, title, sections, lead="", details=""):
 
     Example
     -------
+    >>> import pandas as pd
     >>> path = getfixture("tmp_path") / "report.html"
     >>> scores = pd.DataFrame({"model": ["ASCMamba"], "accuracy": ["75.0"]})
     >>> sections = [("Scores", "On <test>.", [table(scores, "Accuracy")])]
@@ -75,10 +77,11 @@ def figure(drawing, caption):
     dict
         For :func:`write_page`.
     """
+    title = drawing.get_suptitle().replace("\n", " ").replace(r"\$", "$")
     return {
         "kind": "figure",
         "caption": caption,
-        "alt": f"Plot: {drawing.get_suptitle()}. {caption}",
+        "alt": f"Plot: {title}. {caption}",
         "svg": to_svg(drawing),
         "width": round(96 * drawing.get_figwidth()),  # CSS pixels
         "height": round(96 * drawing.get_figheight()),
@@ -102,16 +105,14 @@ def table(dataframe, caption):
     dict
         For :func:`write_page`.
     """
-    is_number = [
-        pd.to_numeric(column.str.extract(r"^[+−-]?([\d.]+)")[0]).notna().any()
-        for _, column in dataframe.astype(str).items()
-    ]
+    texts = dataframe.astype(str)
+    is_number = [texts[name].str.fullmatch(_NUMBER).any() for name in texts]
     return {
         "kind": "table",
         "caption": caption,
-        "columns": list(dataframe),
-        "rows": dataframe.astype(str).to_numpy().tolist(),
-        "is_number": is_number,
+        "columns": list(texts),
+        "rows": texts.to_numpy().tolist(),
+        "is_number": [False, *is_number[1:]],
     }
 
 

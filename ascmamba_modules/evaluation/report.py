@@ -236,7 +236,7 @@ class EvaluationReport:
                 title = f"Embeddings of {name}, by {by}"
                 drawing = plot_embedding(coordinates, list(names), title)
                 blocks.append(
-                    self._figure(f"map_by_{by}_{name}", drawing, "t-SNE.")
+                    self._figure(f"map_by_{by}_{name}", drawing, f"By {by}.")
                 )
         text = (
             "Input of the last layer for each clip, laid out by t-SNE: "

@@ -47,7 +47,7 @@ def summarise(results):
                 else text
                 for text, (low, high) in zip(texts, ends)
             ]
-        table[name] = pd.Series(texts, rows["model"], dtype=object)
+        table[name] = pd.Series(texts, rows["model"], dtype=str)
     models = table["macro accuracy"].index
     table = pd.DataFrame(table).reindex(models).dropna(axis=1, how="all")
     return table.fillna("").reset_index()

@@ -32,7 +32,7 @@ def plot_pseudo_labels(selected, counts):
         Clips by class, and a histogram of the first model's confidence.
     """
     classes = sorted(set(selected["scene_label"]))
-    height = max(3.2, 1.2 + 0.3 * len(classes))
+    height = max(3.2, 1.2 + 0.38 * len(classes))
     figure = new_figure("Pseudo-labels by selection step", height, 2 * WIDTH)
     left, right = figure.subplots(1, 2)
     bars, start = [], np.zeros(len(classes))

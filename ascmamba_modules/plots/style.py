@@ -90,9 +90,9 @@ def wrap(name, width=22):
 
     Example
     -------
-    >>> print(wrap("a very long name of a class, $ and all of it"))
+    >>> print(wrap("a very long name of a class, $ and all of that"))
     a very long name of a
-    class, \\$ and all […]
+    class, \\$ and all [...]
     """
     lines = textwrap.wrap(str(name), width, max_lines=2) or [""]
     return "\n".join(lines).replace("$", r"\$")
