@@ -1,22 +1,23 @@
-"""Plots of clips: how like each other they are, and one alone."""
+"""Plots of clips: similarity, embeddings, spectrogram."""
 
 import numpy as np
 
 from ascmamba_modules.plots.style import (
     BLUE,
-    NARROW,
     ORANGE,
+    WIDTH,
     add_legend,
     colour_and_marker,
-    legend_height,
+    hide_frame,
     new_figure,
-    shown_name,
-    tidy,
+    wrap,
 )
 
 
-def plot_similarity(similarities, threshold):
-    """Draws how near validation clips are to the evaluation set.
+def plot_similarity(
+    similarities, threshold, title="Similarity to the evaluation set"
+):
+    """Draws a histogram of the clips' similarity to the evaluation set.
 
     Arguments
     ---------
@@ -24,6 +25,8 @@ def plot_similarity(similarities, threshold):
         Cosine similarities (clips).
     threshold : float
         Clips above it are Valid-Hard, the others Valid-Easy.
+    title : str
+        What is shown.
 
     Returns
     -------
@@ -39,15 +42,12 @@ def plot_similarity(similarities, threshold):
     similarities = np.asarray(similarities, float)
     is_hard = similarities > threshold
     groups = similarities[~is_hard], similarities[is_hard]
-    values = [*similarities, threshold]
     n_bins = int(np.clip(2 * np.sqrt(len(similarities)), 10, 40))
-    figure = new_figure(NARROW, 3.6)
+    bins = np.histogram_bin_edges([*similarities, threshold], n_bins)
+    figure = new_figure(title, 3.4)
     axes = figure.subplots()
     *_, (easy, hard) = axes.hist(
-        groups,
-        bins=np.histogram_bin_edges(values, n_bins),
-        stacked=True,
-        color=[BLUE, ORANGE],
+        groups, bins=bins, stacked=True, color=[BLUE, ORANGE]
     )
     line = axes.axvline(threshold, color="black", ls="--")
     axes.ticklabel_format(useOffset=False)
@@ -55,11 +55,11 @@ def plot_similarity(similarities, threshold):
     axes.yaxis.get_major_locator().set_params(integer=True)
     low, median, high = np.quantile(similarities, (0.05, 0.5, 0.95))
     axes.set_xlabel(
-        "cosine similarity to the evaluation set\n"
-        f"(median {median:.6g}, 90 % of clips from {low:.6g} to {high:.6g})"
+        f"cosine similarity (median {median:.6g},\n"
+        f"90 % of clips from {low:.6g} to {high:.6g})"
     )
     axes.set_ylabel("clips")
-    tidy(axes)
+    hide_frame(axes)
     counts = [
         f"{name}: {len(group):,} clip{'' if len(group) == 1 else 's'}"
         for name, group in zip(("Valid-Easy", "Valid-Hard"), groups)
@@ -70,7 +70,7 @@ def plot_similarity(similarities, threshold):
     return figure
 
 
-def plot_embedding(coordinates, groups, title):
+def plot_embedding(coordinates, groups, title="Embeddings"):
     """Draws a map of clips, coloured by group.
 
     Arguments
@@ -78,29 +78,25 @@ def plot_embedding(coordinates, groups, title):
     coordinates : array-like
         (clips, 2).
     groups : list
-        Name of each clip's group, such as its class or its city; up to 64.
+        Name of each clip's group, e.g. its class or its city.
     title : str
-        What the groups are.
+        What is shown.
 
     Returns
     -------
     matplotlib.figure.Figure
-        A colour and a marker for each group, in the order of their names.
+        A colour and a marker for each of up to 64 groups, in order of name.
         The axes have no scale, since such maps have none.
 
     Example
     -------
-    >>> figure = plot_embedding([[0, 1], [1, 0], [1, 1]], list("bab"), "city")
+    >>> figure = plot_embedding([[0, 1], [1, 0], [1, 1]], list("bab"))
     >>> [text.get_text() for text in figure.legends[0].get_texts()]
     ['a (1)', 'b (2)']
     """
     coordinates, groups = np.asarray(coordinates), np.asarray(groups)
     names, counts = np.unique(groups, return_counts=True)
-    labels = [
-        f"{shown_name(name)} ({clips:,})" for name, clips in zip(names, counts)
-    ]
-    # The legend grows downwards, so that the map keeps its size.
-    figure = new_figure(NARROW, NARROW + legend_height(labels))
+    figure = new_figure(title, WIDTH)
     axes = figure.subplots()
     size = np.clip(3000 / len(groups), 12, 45)  # square points
     dots = []
@@ -114,17 +110,17 @@ def plot_embedding(coordinates, groups, title):
                 marker=marker,
                 alpha=0.75,
                 linewidths=0,
+                rasterized=True,  # keeps the SVG small
             )
         )
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
-    axes.set_title(shown_name(title, 50), fontsize=10)
-    add_legend(figure, dots, labels, loc="outside lower left", markerscale=1.3)
+    labels = [wrap(f"{name} ({n:,})") for name, n in zip(names, counts)]
+    add_legend(figure, dots, labels)
     return figure
 
 
-def plot_spectrogram(features, hop_seconds, title):
+def plot_spectrogram(features, hop_seconds, title="Spectrogram"):
     """Draws the features of one clip.
 
     Arguments
@@ -134,7 +130,7 @@ def plot_spectrogram(features, hop_seconds, title):
     hop_seconds : float
         Seconds from one frame to the next.
     title : str
-        What the clip is.
+        What is shown.
 
     Returns
     -------
@@ -149,7 +145,7 @@ def plot_spectrogram(features, hop_seconds, title):
     """
     features = np.asarray(features)
     frames, bands = features.shape
-    figure = new_figure(4.4, 2.6)
+    figure = new_figure(title, 2.6)
     axes = figure.subplots()
     image = axes.imshow(
         features.T,
@@ -162,5 +158,4 @@ def plot_spectrogram(features, hop_seconds, title):
     figure.colorbar(image, ax=axes, label="dB")
     axes.set_xlabel("time in s")
     axes.set_ylabel("mel band")
-    axes.set_title(shown_name(title, 50), fontsize=10)
     return figure

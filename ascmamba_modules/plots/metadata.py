@@ -1,16 +1,13 @@
-"""A figure of what was recorded where and when.
+"""Figure of what was recorded where and when.
 
 Source: in the spirit of the ASCMamba paper's Fig. 1, from a manifest.
 """
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ascmamba_modules.data.sessions import find_places, find_times
+from ascmamba_modules.plots.style import BLUE, GRID, hide_frame, new_figure
 
 _UNKNOWN = "unknown"
 _SHOWN_PLACES = 30
@@ -18,7 +15,7 @@ _LARGEST = 26  # diameter of the largest circle in points
 _CELL = 0.4  # inches between two circles
 
 
-def plot_metadata(table, path):
+def plot_metadata(table):
     """Draws class against place, and class against hour of the day.
 
     The area of a circle is the number of labelled clips.  Beyond 30 places
@@ -28,25 +25,17 @@ def plot_metadata(table, path):
     ---------
     table : pandas.DataFrame
         With the columns of :mod:`ascmamba_modules.data.manifest`.
-    path : str or Path
-        Image to write, by its suffix PNG, PDF or SVG; its folder is made if
-        need be.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Places on the left, hours on the right.
 
     Raises
     ------
     ValueError
         If no clip is labelled, or for a text that is not a time.
     """
-    path = Path(path)
-    figure = draw_metadata(table)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    figure.savefig(temporary)
-    temporary.replace(path)
-
-
-def draw_metadata(table):
-    """As :func:`plot_metadata`; returns the ``matplotlib.figure.Figure``."""
     table = table[table["scene_label"] != ""]
     if table.empty:
         raise ValueError("nothing to plot: no clip has a scene_label")
@@ -63,13 +52,10 @@ def draw_metadata(table):
     by_hour = by_hour.reindex(columns=columns, fill_value=0)
 
     widths = [by_place.shape[1] + 1, by_hour.shape[1] + 1]
-    figure = Figure(
-        figsize=(
-            _CELL * sum(widths) + 3.5,
-            _CELL * (len(by_place) + 1) + 1.8,
-        ),
-        layout="constrained",
-        dpi=120,
+    figure = new_figure(
+        "Labelled clips by place and by hour of the day",
+        _CELL * (len(by_place) + 1) + 2.1,
+        _CELL * sum(widths) + 3.5,
     )
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=widths)
     largest = max(by_place.to_numpy().max(), by_hour.to_numpy().max())
@@ -89,15 +75,13 @@ def draw_metadata(table):
 
 def _draw_circles(axes, counts, largest):
     rows, columns = np.nonzero(counts.to_numpy())
-    clips = counts.to_numpy()[rows, columns]
-    axes.scatter(
-        columns, rows, s=_area(clips, largest), color="#0072B2", zorder=2
-    )
+    area = _area(counts.to_numpy()[rows, columns], largest)
+    axes.scatter(columns, rows, s=area, color=BLUE, zorder=2)
     axes.set_xlim(-0.75, counts.shape[1] - 0.25)
     axes.set_ylim(len(counts) - 0.25, -0.75)  # the first class on top
     axes.set_yticks(range(len(counts)), counts.index)
-    axes.grid(color="#e4e4e4", zorder=1)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=GRID, zorder=1)
+    hide_frame(axes)
 
 
 def _area(clips, largest):
@@ -108,15 +92,9 @@ def _area(clips, largest):
 def _add_legend(axes, largest):
     """Circles of about the largest number of clips, a quarter, and so on."""
     examples = {float(f"{largest / part:.1g}") for part in (1, 4, 16)}
-    examples = sorted(round(clips) for clips in examples if clips >= 1)
-    for clips in examples:
-        axes.scatter(
-            [],
-            [],
-            s=_area(clips, largest),
-            color="#0072B2",
-            label=f"{clips:,}",
-        )
+    for clips in sorted(round(clips) for clips in examples if clips >= 1):
+        area = _area(clips, largest)
+        axes.scatter([], [], s=area, color=BLUE, label=f"{clips:,}")
     axes.legend(
         title="labelled clips",
         loc="center left",

@@ -1,34 +1,33 @@
 """Plots that compare models."""
 
 import numpy as np
-import pandas as pd
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ascmamba_modules.plots.style import (
     COLOURS,
-    NARROW,
+    FADED_TEXT,
+    FEW_CLIPS,
+    GRID,
     add_legend,
     colour_and_marker,
-    legend_height,
+    hide_frame,
     new_figure,
-    shown_name,
-    tidy,
+    wrap,
 )
 
-_BAR = 0.2  # inches
 
-
-def plot_curves(table, xlabel):
-    """Draws the accuracy of models against something that was varied.
+def plot_curves(table, xlabel, title="Macro accuracy"):
+    """Draws the macro accuracy of models against something that was varied.
 
     Arguments
     ---------
     table : pandas.DataFrame
-        Columns model, x (numbers), mean, lower and upper (0 to 1; the last
-        two are NaN where nothing is known of the spread).
+        Columns model, x (numbers), value, lower and upper (0 to 1; the last
+        two are NaN where the spread is unknown).
     xlabel : str
         What x is, with its unit.
+    title : str
+        What is shown.
 
     Returns
     -------
@@ -37,71 +36,65 @@ def plot_curves(table, xlabel):
 
     Example
     -------
+    >>> import pandas as pd
     >>> table = pd.DataFrame(
-    ...     {"model": "ASCMamba", "x": [5, 50], "mean": [0.75, 0.5]}
+    ...     {"model": "ASCMamba", "x": [5, 50], "value": [0.75, 0.5]}
     ... ).assign(lower=0.4, upper=0.8)
     >>> axes = plot_curves(table, "clips shuffled in %").axes[0]
     >>> axes.lines[0].get_ydata()
     array([75., 50.])
     """
-    models = table["model"].unique()
-    names = [shown_name(model) for model in models]
-    figure = new_figure(NARROW, 3.6 + legend_height(names))
+    figure = new_figure(title, 3.6)
     axes = figure.subplots()
-    lines = []
+    models, lines = table["model"].unique(), []
     for number, model in enumerate(models):
         colour, marker = colour_and_marker(number)
         rows = table[table["model"] == model].sort_values("x")
-        lines += axes.plot(
-            rows["x"], 100 * rows["mean"], color=colour, marker=marker
+        value, lower, upper = (
+            100 * rows[name] for name in ("value", "lower", "upper")
         )
+        lines += axes.plot(rows["x"], value, color=colour, marker=marker)
         axes.fill_between(
-            *(rows["x"], 100 * rows["lower"], 100 * rows["upper"]),
-            color=colour,
-            alpha=0.15,
-            linewidth=0,
+            rows["x"], lower, upper, color=colour, alpha=0.15, linewidth=0
         )
-    axes.set_ylim(_limits(table[["mean", "lower", "upper"]]))
+    # Tens, at least twenty apart, with room for a line at 0 or 100 %.
+    values = table[["value", "lower", "upper"]]
+    low = max(0, 10 * np.floor(10 * np.nanmin(values) - 0.2))
+    high = min(100, max(10 * np.ceil(10 * np.nanmax(values) + 0.2), low + 20))
+    axes.set_ylim(min(low, high - 20) - 1, high + 1)
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-    values = np.unique(table["x"])
+    x = np.unique(table["x"])
     # A tick at each value, unless they would be too near each other.
-    if len(values) > 1 and np.diff(values).min() > 0.04 * np.ptp(values):
-        axes.set_xticks(values, [f"{value:g}" for value in values])
-    elif len(values) == 1:
-        axes.set_xticks(values, [f"{values[0]:g}"])
+    if len(x) == 1 or np.diff(x).min() > 0.04 * np.ptp(x):
+        axes.set_xticks(x, [f"{value:g}" for value in x])
     axes.set_xlabel(xlabel)
-    axes.set_ylabel("accuracy in %")
-    axes.grid(color="#e4e4e4")
-    tidy(axes)
-    add_legend(figure, lines, names)
+    axes.set_ylabel("macro accuracy in %")
+    axes.grid(color=GRID)
+    hide_frame(axes)
+    add_legend(figure, lines, [wrap(model) for model in models])
     return figure
 
 
-def _limits(values):
-    """Per cent at the ends of the axis: tens, at least twenty apart."""
-    low = max(0, 10 * np.floor(10 * np.nanmin(values) - 0.2))
-    high = min(100, max(10 * np.ceil(10 * np.nanmax(values) + 0.2), low + 20))
-    # A line at 0 or 100 % is not to be cut in half.
-    return min(low, high - 20) - 1, high + 1
-
-
-def plot_bars(table):
-    """Draws the accuracy of models under several conditions.
+def plot_bars(table, title="Macro accuracy"):
+    """Draws the macro accuracy of models under several conditions.
 
     Arguments
     ---------
     table : pandas.DataFrame
         Columns model, condition, value, lower, upper (0 to 1; the last two
         may be NaN, and value where nothing was scored) and clips.
+    title : str
+        What is shown.
 
     Returns
     -------
     matplotlib.figure.Figure
         For each condition a bar a model, with whiskers from lower to upper
-        and the value in per cent.
+        and the value in per cent; pale for fewer than 10 clips.
 
     Example
     -------
+    >>> import pandas as pd
     >>> table = pd.DataFrame(
     ...     {"model": ["a", "b"], "condition": "unseen city", "clips": 40}
     ... ).assign(value=[0.5, 0.75], lower=[0.4, 0.7], upper=[0.6, 0.8])
@@ -109,88 +102,71 @@ def plot_bars(table):
     [50.0, 75.0]
     """
     models = list(table["model"].unique())
-    names = [shown_name(model) for model in models]
-    table, centres = _place_bars(table, models)
-    height = 0.8 + legend_height(names) + _BAR * (table["place"].max() + 2)
-    figure = new_figure(NARROW, height)
+    figure = new_figure(title, 1)
     axes = figure.subplots()
-    bars = []
-    for number, model in enumerate(models):
-        rows = table[table["model"] == model]
-        places = rows["place"]
-        colour = COLOURS[number % len(COLOURS)]
-        hatch = "" if number < len(COLOURS) else "///"
-        bars.append(
-            axes.barh(
-                *(places, 100 * rows["value"].fillna(0), 0.85),
-                color=colour,
-                edgecolor="white",
-                hatch=hatch,
-                linewidth=0,
-            )
-        )
-        _add_whiskers(axes, places, rows)
-        _add_values(axes, places, rows)
-    axes.set_xlim(0, 116)  # room for the value of a full bar
+    handles, centres, labels, top = {}, [], [], 0.0
+    for condition, rows in table.groupby("condition", sort=False):
+        # A condition has room for its models, but two bars at least.
+        height = max(2, len(rows))
+        centres.append(top + (height - 1) / 2)
+        labels.append(_label(condition, rows["clips"]))
+        place = centres[-1] - (len(rows) - 1) / 2
+        rows = rows.iloc[rows["model"].map(models.index).argsort()]
+        for row in rows.itertuples():
+            number = models.index(row.model)
+            handles[number] = _draw_bar(axes, place, row, number)
+            place += 1
+        top += height + 1
+    figure.set_figheight(0.9 + 0.2 * top)  # inches
+    axes.set_xlim(0, 116)  # leaves room for the value of a full bar
     axes.set_xticks(range(0, 101, 20))
-    axes.set_yticks(
-        centres, [_condition(table, name) for name in centres.index]
-    )
-    axes.set_ylim(table["place"].max() + 1, -1)  # the first one on top
+    axes.set_yticks(centres, labels)
+    for label, (_, clips) in zip(
+        axes.get_yticklabels(), table.groupby("condition", sort=False)["clips"]
+    ):
+        if clips.max() < FEW_CLIPS:
+            label.set_color(FADED_TEXT)
+    axes.set_ylim(top - 0.8, -0.8)  # the first one on top
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("accuracy in %")
-    tidy(axes)
-    add_legend(figure, bars, names)
+    axes.set_xlabel("macro accuracy in %")
+    hide_frame(axes)
+    names = [wrap(model) for model in models]
+    add_legend(figure, [handles[i] for i in range(len(models))], names)
     return figure
 
 
-def _place_bars(table, models):
-    """Adds a column place, in bars from the top, and finds each condition's
-    centre.  A condition has room for its own models, but two bars at least,
-    which its name needs."""
-    parts, start = [], 0.0
-    for _, rows in table.groupby("condition", sort=False):
-        rows = rows.iloc[rows["model"].map(models.index).argsort()]
-        margin = max(0, 2 - len(rows)) / 2
-        parts.append(rows.assign(place=start + margin + np.arange(len(rows))))
-        start += len(rows) + 2 * margin + 1
-    table = pd.concat(parts)
-    return table, table.groupby("condition", sort=False)["place"].mean()
-
-
-def _add_whiskers(axes, places, rows):
-    known = (
-        rows["value"].notna() & rows["lower"].notna() & rows["upper"].notna()
+def _draw_bar(axes, place, row, number):
+    """Draws one bar with its whiskers and its value; returns the bar."""
+    value, lower, upper = 100 * np.array([row.value, row.lower, row.upper])
+    is_few = row.clips < FEW_CLIPS
+    # The alpha is the colour's own, so that the legend keeps the full colour.
+    bar = axes.barh(
+        place,
+        np.nan_to_num(value),
+        0.85,
+        color=(COLOURS[number % len(COLOURS)], 0.4 if is_few else 1),
+        hatch="///" if number >= len(COLOURS) else "",
+        edgecolor="white",
+        linewidth=0,
     )
-    places, rows = places[known], 100 * rows.loc[known, ["lower", "upper"]]
-    # White around them, to be seen on dark bars, too.
-    style = {
-        "color": "black",
-        "path_effects": [withStroke(linewidth=2.5, foreground="white")],
-    }
-    axes.hlines(places, rows["lower"], rows["upper"], lw=1, **style)
-    for end in ("lower", "upper"):
-        axes.plot(rows[end], places, "|", markersize=5, **style)
+    colour = FADED_TEXT if is_few else "black"
+    if not np.isnan([value, lower, upper]).any():
+        ends = [[value - lower], [upper - value]]
+        axes.errorbar(value, place, None, ends, ecolor=colour, capsize=2, lw=1)
+    axes.annotate(
+        "no clips" if np.isnan(value) else f"{value:.1f}",
+        (np.nanmax([0, value, upper]), place),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=colour,
+    )
+    return bar
 
 
-def _add_values(axes, places, rows):
-    for place, row in zip(places, rows.itertuples()):
-        known = pd.notna(row.value)
-        end = np.nanmax([row.value, row.upper]) if known else 0
-        axes.annotate(
-            f"{100 * row.value:.1f}" if known else "no clips",
-            (100 * end, place),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
-
-
-def _condition(table, name):
-    """Name of a condition and its clips: those of each model, if of one
-    number."""
-    clips = table.loc[table["condition"] == name, "clips"].unique()
-    counts = f"{clips.min():,} to " if len(clips) > 1 else ""
-    noun = "clip" if clips.max() == 1 else "clips"
-    return f"{shown_name(name)}\n({counts}{clips.max():,} {noun})"
+def _label(condition, clips):
+    """Name of a condition with the models' numbers of clips."""
+    low, high = clips.min(), clips.max()
+    counts = f"{high:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{wrap(condition)}\n({counts} {'clip' if high == 1 else 'clips'})"

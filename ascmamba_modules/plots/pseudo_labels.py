@@ -1,36 +1,59 @@
-"""Plot of what stage 3 took as labels."""
+"""Plot of the pseudo-labels that stage 3 selects."""
 
 import numpy as np
-from matplotlib.figure import Figure
 
-# Safe for colour-blind readers (Okabe and Ito).
-_COLOURS = {"step 1": "#0072B2", "step 2": "#E69F00", "rejected": "#999999"}
+from ascmamba_modules.plots.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    WIDTH,
+    add_legend,
+    hide_frame,
+    new_figure,
+    wrap,
+)
+
+_COLOURS = {"step 1": BLUE, "step 2": ORANGE, "rejected": GREY}
 
 
-def draw_pseudo_labels(selected, counts):
-    """Draws classes and confidences of the clips of each step."""
-    figure = Figure(figsize=(10, 4), layout="constrained", dpi=120)
-    left, right = figure.subplots(1, 2)
-    parts = ("step 1", "step 2", "rejected")
+def plot_pseudo_labels(selected, counts):
+    """Draws the clips of each selection step, by class and confidence.
+
+    Arguments
+    ---------
+    selected : pandas.DataFrame
+        From :func:`ascmamba_modules.pseudo_labels.selection.select`.
+    counts : pandas.DataFrame
+        From :func:`ascmamba_modules.pseudo_labels.selection.summarise`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Clips by class, and a histogram of the first model's confidence.
+    """
     classes = sorted(set(selected["scene_label"]))
-    start = np.zeros(len(classes))
-    for name in parts:
+    height = max(3.2, 1.2 + 0.38 * len(classes))
+    figure = new_figure("Pseudo-labels by selection step", height, 2 * WIDTH)
+    left, right = figure.subplots(1, 2)
+    bars, start = [], np.zeros(len(classes))
+    for name, colour in _COLOURS.items():
         clips = counts.loc[name, classes].to_numpy(float)
-        left.barh(classes, clips, left=start, color=_COLOURS[name], label=name)
+        bars.append(
+            left.barh(range(len(classes)), clips, left=start, color=colour)
+        )
         start += clips
+    left.set_yticks(range(len(classes)), map(wrap, classes))
     left.invert_yaxis()
     left.set_xlabel("clips")
-    left.legend(loc="best")
-    steps = (1, 2, 0)
     right.hist(
-        [
-            selected.loc[selected["step"] == step, "confidence"]
-            for step in steps
-        ],
+        [selected.loc[selected["step"] == n, "confidence"] for n in (1, 2, 0)],
         bins=np.linspace(0, 1, 21),
         stacked=True,
-        color=[_COLOURS[name] for name in parts],
+        color=list(_COLOURS.values()),
     )
     right.set_xlabel("top posterior of the first model")
     right.set_ylabel("clips")
+    for axes in (left, right):
+        hide_frame(axes)
+    add_legend(figure, bars, list(_COLOURS))
     return figure

@@ -1,14 +1,15 @@
-"""What all plots share: colours, markers, names, writing to a file."""
+"""Colours, sizes and layout that all plots share."""
 
-import math
+import io
 import textwrap
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from ascmamba_modules.utils.files import replacing
 
 # Safe for colour-blind readers.  Source: M. Okabe and K. Ito, "Color Universal
-# Design", 2008; grey in place of their yellow, which white paper hides.
+# Design", 2008; grey instead of their yellow, which is hard to see on white.
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -19,42 +20,48 @@ COLOURS = (
     "#000000",
     "#5A5A5A",
 )
+BLUE, VERMILION, ORANGE, GREY = (COLOURS[i] for i in (0, 1, 4, 7))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-BLUE, ORANGE, GREY = COLOURS[0], COLOURS[4], COLOURS[7]
-NARROW = 5.0  # inches; shrinks to the width of a phone and can be read
+GRID = "#e4e4e4"
+FADED_TEXT = "#767676"
+WIDTH = 4.5  # inches; two side by side in the report, one on a phone
 TEXT_SIZE = 9  # points
-_LINE = 0.19  # inches from line to line at that size
-_CHARACTER = 0.075  # inches at that size, on average
+FEW_CLIPS = 10  # results on fewer are greyed
 
 
-def new_figure(width, height):
+def new_figure(title, height, width=WIDTH):
     """Makes an empty figure.
 
     Arguments
     ---------
-    width, height : float
+    title : str
+        What it shows.
+    height, width : float
         Inches.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Nothing that is drawn into it will overlap the rest.
+        Its layout keeps whatever is drawn into it from overlapping.
     """
-    return Figure(figsize=(width, height), layout="constrained", dpi=120)
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    title = wrap(title, int(12 * width))
+    figure.suptitle(title, x=0.02, ha="left", fontsize=10)
+    return figure
 
 
 def colour_and_marker(number):
-    """Tells two things or more apart, with colours and without.
+    """Colour and marker of the n-th series of a plot.
 
     Arguments
     ---------
     number : int
-        Number of the thing, from 0.
+        From 0.
 
     Returns
     -------
     tuple
-        Colour and marker.  Neighbours differ in both, the first 64 in one.
+        Colour and marker; the first 64 pairs differ, neighbours in both.
 
     Example
     -------
@@ -65,117 +72,80 @@ def colour_and_marker(number):
     return COLOURS[place], MARKERS[(place + turn) % len(MARKERS)]
 
 
-def shown_name(name, width=26):
-    """Prepares a name for matplotlib: long ones get several lines.
+def wrap(name, width=22):
+    """Breaks a name into lines for matplotlib.
 
     Arguments
     ---------
     name : object
         Name of a class, a model or a place.
     width : int
-        Characters in a line.
+        Characters a line.
 
     Returns
     -------
     str
-        The text, in which a dollar sign begins no formula.
+        At most two lines; dollar signs are escaped, so that none begins a
+        formula.
 
     Example
     -------
-    >>> print(shown_name("a very long name of a class, $ and all"))
+    >>> print(wrap("a very long name of a class, $ and all of that"))
     a very long name of a
-    class, \\$ and all
+    class, \\$ and all [...]
     """
-    lines = textwrap.wrap(str(name), width) or [""]
+    lines = textwrap.wrap(str(name), width, max_lines=2) or [""]
     return "\n".join(lines).replace("$", r"\$")
 
 
-def tidy(axes):
-    """Takes away what frames the axes without need."""
+def hide_frame(axes):
+    """Hides the axes' top and right lines."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def add_legend(figure, handles, labels, **options):
-    """Puts a legend above the axes, in as many columns as there is room for.
+def add_legend(figure, handles, labels):
+    """Adds a legend below the axes, and makes the figure higher by it.
 
     Arguments
     ---------
     figure : matplotlib.figure.Figure
         The figure.
     handles : list
-        What is explained.
+        Artists.
     labels : list
-        Names, as :func:`shown_name` makes.
-    **options
-        Passed to ``figure.legend``, e.g. another place.
+        Their names, as :func:`wrap` returns.
     """
-    options = {"loc": "outside upper left", **options}
+    columns = min(2, len(labels))
+    lines = sum(label.count("\n") + 1 for label in labels)
+    height = 0.15 + 0.2 * lines / columns  # inches
+    figure.set_figheight(figure.get_figheight() + height)
     figure.legend(
         handles,
         labels,
-        ncols=_columns(labels, figure.get_figwidth()),
+        loc="outside lower left",
+        ncols=columns,
         frameon=False,
         fontsize=TEXT_SIZE,
-        **options,
     )
 
 
-def legend_height(labels, width=NARROW):
-    """How high a legend of :func:`add_legend` is.
+def to_svg(figure):
+    """Draws a figure as SVG; the same figure always gives the same bytes.
 
     Arguments
     ---------
-    labels : list
-        Names, as :func:`shown_name` makes.
-    width : float
-        Width of the figure in inches.
+    figure : matplotlib.figure.Figure
+        The figure.
 
     Returns
     -------
-    float
-        Inches, about.
+    bytes
+        The file's content.
     """
-    rows = math.ceil(len(labels) / _columns(labels, width))
-    return rows * name_height(labels)
-
-
-def _columns(labels, width):
-    # Before each name stands a line or a marker.
-    columns = int(width / (name_length(labels) + 0.5))
-    return max(1, min(columns, len(labels)))
-
-
-def name_length(names):
-    """How much room the longest of some names takes.
-
-    Arguments
-    ---------
-    names : list
-        As :func:`shown_name` makes.
-
-    Returns
-    -------
-    float
-        Inches, about.
-    """
-    longest = max(len(line) for name in names for line in name.splitlines())
-    return _CHARACTER * longest
-
-
-def name_height(names):
-    """How much room the one of some names with the most lines takes.
-
-    Arguments
-    ---------
-    names : list
-        As :func:`shown_name` makes.
-
-    Returns
-    -------
-    float
-        Inches, about.
-    """
-    return _LINE * max(len(name.splitlines()) for name in names)
+    stream = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "ascmamba"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None}, dpi=180)
+    return stream.getvalue()
 
 
 def save_figure(figure, path):
@@ -186,7 +156,7 @@ def save_figure(figure, path):
     figure : matplotlib.figure.Figure
         The figure.
     path : str or Path
-        Where to; the suffix tells the format.
+        File; its suffix names the format.
     """
     with replacing(path) as temporary:
         figure.savefig(temporary)

@@ -1,20 +1,23 @@
 """Plot of a timeline."""
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+from ascmamba_modules.plots.style import VERMILION, new_figure, wrap
 
 # Seconds between ticks that read well on a clock.
 _STEPS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 _STEPS += (7200, 10800, 21600, 43200, 86400)
 
 
-def plot_timeline(timeline):
+def plot_timeline(timeline, title="Scene posteriors over time"):
     """Draws posteriors over time, with a line along the best class.
 
     Arguments
     ---------
     timeline : ascmamba_modules.inference.timeline.Timeline
         The timeline.
+    title : str
+        What is shown.
 
     Returns
     -------
@@ -22,9 +25,7 @@ def plot_timeline(timeline):
         Classes down, the first on top, time across.
     """
     classes = timeline.classes
-    figure = Figure(
-        figsize=(10, 1.2 + 0.3 * len(classes)), layout="constrained", dpi=120
-    )
+    figure = new_figure(title, 1.5 + 0.3 * len(classes), 10)
     axes = figure.subplots()
     colours = axes.pcolormesh(
         timeline.boundaries(),
@@ -36,13 +37,12 @@ def plot_timeline(timeline):
         rasterized=True,  # else a day has 170,000 rectangles in a PDF
     )
     segments = timeline.segments()
+    start, end = segments["start"], segments["end"]
     rows = [classes.index(label) for label in segments["scene_label"]]
-    axes.hlines(
-        rows, segments["start"], segments["end"], color="#D55E00", linewidth=2
-    )
-    axes.set_yticks(range(len(classes)), classes)
+    axes.hlines(rows, start, end, color=VERMILION, linewidth=2)
+    axes.set_yticks(range(len(classes)), map(wrap, classes))
     axes.invert_yaxis()
-    length = segments["end"].iloc[-1] - segments["start"].iloc[0]
+    length = end.iloc[-1] - start.iloc[0]
     step = next((s for s in _STEPS if length / s <= 10), _STEPS[-1])
     axes.xaxis.set_major_locator(MultipleLocator(step))
     axes.xaxis.set_major_formatter(FuncFormatter(_clock))

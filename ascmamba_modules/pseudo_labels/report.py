@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from ascmamba_modules.data.manifest import COLUMNS
-from ascmamba_modules.plots.pseudo_labels import draw_pseudo_labels
+from ascmamba_modules.plots import plot_pseudo_labels, save_figure
 from ascmamba_modules.pseudo_labels.selection import (
     REJECTED,
     label_table,
     summarise,
 )
-from ascmamba_modules.utils.files import replacing, write_csv
+from ascmamba_modules.utils.files import write_csv
 
 MANIFEST = "manifest.csv"
 
@@ -41,8 +41,7 @@ def write_pseudo_labels(folder, table, selected, truth=None):
     manifest = label_table(table, selected)[[*COLUMNS, "confidence"]]
     counts = summarise(selected, truth)
     write_csv(counts.rename_axis("part"), folder / "report.csv", index=True)
-    with replacing(folder / "report.png") as temporary:
-        draw_pseudo_labels(selected, counts).savefig(temporary)
+    save_figure(plot_pseudo_labels(selected, counts), folder / "report.png")
     rejected = selected[selected["step"] == REJECTED].drop(columns="step")
     rejected["reason"] = [
         f"not confident enough, and the second model says {label}"

@@ -443,7 +443,7 @@ def write_all(hparams, models, clips, cache, found, notes):
     if len(clips.table) >= FEWEST:
         report.add_maps()
     report.add_hardest(cache, hparams["hardest"])
-    path = report.write("Evaluation")
+    path = report.write(hparams["manifest"], hparams["split"])
     print(f"\n{summary.to_string(index=False)}")
     print(f"\nReport: {path}\nResults: {output / RESULTS}")
 

@@ -39,7 +39,7 @@ from ascmamba_modules.data.manifest import ManifestError, write_manifest
 from ascmamba_modules.data.place_and_time import time_text
 from ascmamba_modules.data.sessions import find_sessions
 from ascmamba_modules.data.splits import split as split_by
-from ascmamba_modules.plots.metadata import plot_metadata
+from ascmamba_modules.plots import plot_metadata, save_figure
 
 logger = get_logger(__name__)
 
@@ -355,7 +355,7 @@ def main(arguments):
         if args.audit:
             output = Path(args.output)
             figure = output.with_name(f"{output.stem}_metadata.png")
-            plot_metadata(table, figure)
+            save_figure(plot_metadata(table), figure)
             print(f"\n{audit_text(table)}\n\nFigure: {figure}")
 
     run_command(work)
