@@ -157,7 +157,9 @@ def scan_by(engine):
         ]
     if engine == KERNEL:
         patches.append(
-            mock.patch("ascmamba_modules.mamba.selective_scan", _scan)
+            mock.patch(
+                "ascmamba_modules.selective_scan.inner.selective_scan", _scan
+            )
         )
     with contextlib.ExitStack() as stack:
         for patch in patches:
@@ -286,7 +288,7 @@ def rows(**model_options):
         One dict a row of the table.
     """
     engines = list(ENGINES)
-    if triton_engine.why_not_installed():
+    if triton_engine.missing_reason():
         engines.remove(TRITON)
     table = []
     for precision in ("bf16", "fp32"):

@@ -47,9 +47,12 @@ def with_mambapy(function):
 
     def run():
         with (
-            mock.patch("ascmamba_modules.mamba.choose_engine", lambda *_: ""),
             mock.patch(
-                "ascmamba_modules.mamba.selective_scan", scan_of_mambapy
+                "ascmamba_modules.mamba.choose_engine", lambda *_: "torch"
+            ),
+            mock.patch(
+                "ascmamba_modules.selective_scan.inner.selective_scan",
+                scan_of_mambapy,
             ),
         ):
             function()

@@ -40,8 +40,8 @@ def test_trace_counts_what_is_alive(memory):
 def test_shapes_alone_give_what_values_give(
     memory, monkeypatch, precision, engine
 ):
-    if engine == "triton" and triton_engine.why_not_installed():
-        pytest.skip(triton_engine.why_not_installed())
+    if engine == "triton" and triton_engine.missing_reason():
+        pytest.skip(triton_engine.missing_reason())
     estimate = memory.training_step_bytes(1, precision, engine, **NARROW)
     monkeypatch.setattr(memory, "FakeTensorMode", contextlib.nullcontext)
     traced = memory.training_step_bytes(1, precision, engine, **NARROW)
@@ -75,8 +75,8 @@ def test_kept_is_what_autograd_saves(memory, precision):
 
 
 def test_engine_triton_keeps_projections_and_every_32nd_state(memory):
-    if triton_engine.why_not_installed():
-        pytest.skip(triton_engine.why_not_installed())
+    if triton_engine.missing_reason():
+        pytest.skip(triton_engine.missing_reason())
     batch, length, pair, inner, rank, states = 3, 100, 2, 8, 2, 4
     weights = (
         torch.rand(pair, inner, 4),
