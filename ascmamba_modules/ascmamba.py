@@ -34,6 +34,10 @@ class ASCMamba(nn.Module):
         Length of the context vector.
     depth : int
         Layers of the dense block.
+    patch, stride : tuple
+        Kernel and stride of the encoder's projection, (time, frequency).
+    norm : str
+        Norm of the encoder, "batch" or "instance".
     dropout : float
         Dropout rate, in the blocks and before the classifier.
     pooling : str
@@ -49,7 +53,7 @@ class ASCMamba(nn.Module):
     >>> model(features, context=torch.randn(2, 4)).shape
     torch.Size([2, 10])
     >>> model.embed(features, lengths=torch.tensor([1.0, 0.5])).shape
-    torch.Size([2, 512])
+    torch.Size([2, 128])
     """
 
     def __init__(
@@ -60,6 +64,9 @@ class ASCMamba(nn.Module):
         n_blocks=4,
         context_size=64,
         depth=4,
+        patch=(8, 8),
+        stride=(8, 4),
+        norm="batch",
         dropout=0.1,
         pooling="mean_max",
         **mamba_options,
@@ -72,14 +79,14 @@ class ASCMamba(nn.Module):
         self.pooling = pooling
         self.n_mels = n_mels
         self.context_size = context_size
-        self.encoder = DenseEncoder(1, channels, depth)
+        self.encoder = DenseEncoder(1, channels, depth, patch, stride, norm)
         self.blocks = nn.ModuleList(
             DualPathMambaBlock(channels, context_size, dropout, **mamba_options)
             for _ in range(n_blocks)
         )
         self.norm = nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
-        n_bins = (n_mels + 1) // 2
+        n_bins = self.encoder.n_bins(n_mels)
         n_statistics = 2 if pooling == "mean_max" else 1
         self.embedding_size = n_statistics * n_bins * channels
         self.classifier = nn.Linear(self.embedding_size, n_classes)
@@ -120,15 +127,16 @@ class ASCMamba(nn.Module):
         if context is None:
             context = features.new_zeros(len(features), self.context_size)
         mask = frame_mask(lengths, features.shape[1])  # (B, T) or None
-        x = self.encoder(features.unsqueeze(1), mask=mask)  # (B, C, T, F / 2)
-        x = x.permute(0, 2, 3, 1).contiguous()  # (B, T, F / 2, C)
+        x = self.encoder(features.unsqueeze(1), mask=mask)  # (B, C, T', F')
+        mask = self.encoder.patch_mask(mask)  # (B, T') or None
+        x = x.permute(0, 2, 3, 1).contiguous()  # (B, T', F', C)
         for block in self.blocks:
             x = block(x, context, mask)
         x = self.norm(x)
         return self._pool(x, mask).flatten(1)
 
     def _pool(self, x, mask):
-        """Pools (B, T, F / 2, C) over time."""
+        """Pools (B, T', F', C) over time."""
         if mask is None:
             mean = x.mean(1)
         else:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ascmamba_modules.padding import valid_frames
+from ascmamba_modules.padding import frame_counts, valid_frames
 
 
 class Mixup(nn.Module):
@@ -136,3 +136,27 @@ class RandomEqualizer(nn.Module):
             self.std * gains, n_mels, mode="linear", align_corners=True
         )  # (B, 1, n_mels)
         return features + curve
+
+
+class RandomRoll(nn.Module):
+    """Starts each clip at a random frame and goes on from its end to there.
+
+    ``speechbrain.augment.freq_domain.RandomShift`` rolls padding into clips
+    and shifts their lengths.
+
+    Example
+    -------
+    >>> roll = RandomRoll()
+    >>> roll(torch.rand(2, 50, 64), torch.tensor([1.0, 0.5])).shape
+    torch.Size([2, 50, 64])
+    """
+
+    def forward(self, features, lengths):
+        """Rolls (batch, time, n_mels) within its relative lengths (batch)."""
+        n_frames = features.shape[1]
+        counts = frame_counts(lengths, n_frames).unsqueeze(1)  # (B, 1)
+        shift = (torch.rand_like(lengths) * counts[:, 0]).long().unsqueeze(1)
+        frames = torch.arange(n_frames, device=features.device)  # (T)
+        rolled = (frames + shift) % counts  # (B, T)
+        rows = torch.where(frames < counts, rolled, frames).unsqueeze(2)
+        return features.gather(1, rows.expand_as(features))

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ascmamba_modules.padding import check_features, frame_counts
+from ascmamba_modules.dense_encoder import Projection
+from ascmamba_modules.padding import check_features, frame_counts, frame_mask
 
 # Bus, Airport, Metro, Restaurant, Shopping mall: indoor (0); Public square,
 # Urban park, Traffic street, Construction site: outdoor (1); Bar: indoor.
@@ -191,6 +192,11 @@ class SETrans(nn.Module):
         Heads, inner width and layers of the Transformer encoder.
     dropout : float
         Dropout rate.
+    patch, stride : tuple
+        Kernel and stride of a projection in front of the SE blocks, as
+        ASCMamba's encoder has; a patch of (1, 1), as in the paper, is none.
+    patch_channels : int
+        Channels of that projection.
 
     Example
     -------
@@ -212,6 +218,9 @@ class SETrans(nn.Module):
         d_ffn=512,
         n_layers=1,
         dropout=0.1,
+        patch=(1, 1),
+        stride=(1, 1),
+        patch_channels=16,
     ):
         super().__init__()
         if superset is None:
@@ -227,9 +236,13 @@ class SETrans(nn.Module):
         self.register_buffer(
             "superset", torch.tensor(list(superset)), persistent=False
         )
+        self.project = None
+        if tuple(patch) != (1, 1):
+            self.project = Projection(1, patch_channels, patch, stride)
+        first = 1 if self.project is None else patch_channels
         self.blocks = nn.ModuleList(
             SEBlock(before, after, scales)
-            for before, after in zip((1, *channels), channels)
+            for before, after in zip((first, *channels), channels)
         )
         self.dropout = nn.Dropout(dropout)
         layer = nn.TransformerEncoderLayer(
@@ -279,14 +292,21 @@ class SETrans(nn.Module):
         if lengths is not None:
             counts = frame_counts(lengths, features.shape[1])
         x = features.unsqueeze(1)  # (B, 1, T, F)
+        if self.project is not None:
+            mask = frame_mask(lengths, features.shape[1])
+            if mask is not None:
+                mask = mask[:, None, :, None].to(x.dtype)
+            x, _ = self.project(x, mask)  # (B, C, T', F')
+            if counts is not None:
+                counts = -(-counts // self.project.conv.stride[0])
         for block in self.blocks:
             x, counts = block(x, counts)
             x = self.dropout(x)
-        x = x.mean(3).transpose(1, 2)  # (B, T / 4, C)
+        x = x.mean(3).transpose(1, 2)  # (B, T' / 4, C)
         padding = None
         if counts is not None:
             frames = torch.arange(x.shape[1], device=x.device)
-            padding = frames >= counts.unsqueeze(1)  # (B, T / 4)
+            padding = frames >= counts.unsqueeze(1)  # (B, T' / 4)
         x = self.transformer(x, src_key_padding_mask=padding)
         if padding is not None:
             x = x.masked_fill(padding.unsqueeze(-1), -torch.inf)

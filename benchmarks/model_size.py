@@ -1,28 +1,16 @@
 """Counts the parameters and multiply-adds of the models.
 
-Multiply-adds are those of convolutions and matrix products, as computed (the
-steps that a causal convolution computes and drops included), counted by
-PyTorch's ``FlopCounterMode`` (two of its operations are one multiply-add), and
-of the selective scan.  The counter knows no scan, and would see those parts of
-an engine that happen to be matrix products.  So a stand-in takes the place of
-the scan, in a block that is not fused, and each step, channel and state counts
-as 4 multiply-adds, whatever the engine: delta A; decay h + drive; (delta u) B;
-C h, summed over states.
-
-Not counted: exponentials, norms, activations, gates, pooling, and additions
-of feature maps.
+See ascmamba_modules/utils/model_size.py for what counts.
 """
 
 import argparse
-from unittest import mock
 
 import torch
 from common import markdown_table
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ascmamba_modules.ascmamba import ASCMamba
 from ascmamba_modules.se_trans import SETrans
+from ascmamba_modules.utils.model_size import multiply_adds
 
 N_FRAMES, N_MELS = 500, 64
 MODELS = {
@@ -32,47 +20,6 @@ MODELS = {
     ),
     "SETrans": SETrans,
 }
-
-
-def multiply_adds(model, *inputs):
-    """Counts the multiply-adds of one forward pass.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        The model; its outputs are not used, so that it and the inputs may be
-        on the device "meta", where nothing is computed.
-    *inputs
-        Inputs of the model.
-
-    Returns
-    -------
-    total : int
-        Multiply-adds of all that is counted, see the top of this file.
-    scan : int
-        Those of them that selective scans take.
-    """
-    scan = 0
-
-    def counted_scan(u, delta, A, *others, **options):
-        nonlocal scan
-        batch, _, length = u.shape
-        scan += 4 * batch * length * A.numel()
-        return torch.empty_like(u)
-
-    # The counter sees neither fused attention nor the fused Transformer
-    # layer; the latter is taken only where no gradient is asked for.
-    with (
-        mock.patch("ascmamba_modules.mamba.choose_engine", lambda *_: "torch"),
-        mock.patch(
-            "ascmamba_modules.selective_scan.inner.selective_scan", counted_scan
-        ),
-        sdpa_kernel(SDPBackend.MATH),
-        torch.enable_grad(),
-        FlopCounterMode(display=False) as counter,
-    ):
-        model(*inputs)
-    return counter.get_total_flops() // 2 + scan, scan
 
 
 def rows():

@@ -1,6 +1,7 @@
 """``ascmamba info``: what a model folder says of itself, without running it."""
 
 import json
+import sys
 
 from ascmamba_modules.command_line.options import add_subparser
 from ascmamba_modules.model_folder.card import UNKNOWN, card_licence, facts
@@ -16,6 +17,7 @@ names, unless it is loaded as untrusted.)
 _EXAMPLES = """\
   ascmamba info results/finetune/1986/model
   ascmamba info model --json | python -m json.tool
+  ascmamba info model --limits dcase   # exit code 1 if the model is larger
 """
 
 
@@ -31,6 +33,18 @@ def add_parser(subparsers):
     parser.add_argument("model", metavar="MODEL", help="model folder")
     parser.add_argument(
         "--json", action="store_true", help="print JSON instead of text"
+    )
+    parser.add_argument(
+        "--limits",
+        choices=["dcase"],
+        help="load the model and check it against the limits of DCASE Task 1, "
+        "128 kB of weights and 30 M multiply-adds a second of audio",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=["fp32", "fp16", "int8"],
+        default="fp32",
+        help="what --limits takes the weights to be stored in (default: fp32)",
     )
     return parser
 
@@ -52,4 +66,14 @@ def run(arguments):
         text = json.dumps({**config, "license": licence}, indent=2)
     # Control characters of an unknown origin would steer the terminal.
     print("".join(c if c.isprintable() or c == "\n" else "?" for c in text))
-    return 0
+    return _check_limits(arguments) if arguments.limits else 0
+
+
+def _check_limits(arguments):
+    from ascmamba_modules.inference import SceneClassifier
+    from ascmamba_modules.utils.model_size import check_limits
+
+    classifier = SceneClassifier.from_hparams(arguments.model, trusted=False)
+    fits, text = check_limits(classifier, arguments.limits, arguments.weights)
+    print(text, file=sys.stderr)
+    return 0 if fits else 1

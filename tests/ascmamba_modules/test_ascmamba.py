@@ -11,27 +11,33 @@ from ascmamba_modules.padding import frame_mask
 
 def small(n_mels=9, **options):
     return ASCMamba(
-        n_classes=4,
-        n_mels=n_mels,
-        channels=6,
-        n_blocks=2,
-        context_size=3,
-        d_state=4,
-        **options,
+        **{
+            "n_classes": 4,
+            "n_mels": n_mels,
+            "channels": 6,
+            "n_blocks": 2,
+            "context_size": 3,
+            "d_state": 4,
+            **options,
+        }
     )
 
 
-@pytest.fixture
-def model(randomise):
-    return randomise(small()).eval()
+@pytest.fixture(
+    params=[{}, {"patch": (1, 1), "stride": (1, 1), "norm": "instance"}],
+    ids=["defaults", "every frame"],
+)
+def model(request, randomise):
+    return randomise(small(**request.param)).eval()
 
 
 @pytest.mark.parametrize("n_mels, frames", [(3, 1), (31, 17), (64, 2)])
-def test_shapes(n_mels, frames):
-    model = small(n_mels)
+@pytest.mark.parametrize("stride", [(1, 1), (4, 4)])
+def test_shapes(n_mels, frames, stride):
+    model = small(n_mels, patch=(4, 4), stride=stride)
     features = torch.randn(2, frames, n_mels)
     assert model(features, torch.randn(2, 3)).shape == (2, 4)
-    size = 2 * 6 * -(-n_mels // 2)
+    size = 2 * 6 * -(-n_mels // (2 * stride[1]))
     assert model.embedding_size == size
     assert model.embed(features).shape == (2, size)
 
@@ -107,8 +113,9 @@ def test_each_band_is_pooled_by_mean_and_maximum_over_time(model):
     embedding = model.embed(
         torch.randn(2, 20, 9), lengths=torch.tensor([1.0, 0.5])
     )
+    stride = model.encoder.project.conv.stride[0]
     for row, count in enumerate((20, 10)):
-        x = normed[0][row, :count]  # (frames, bins, channels)
+        x = normed[0][row, : -(-count // stride)]  # (frames, bins, channels)
         expected = torch.cat([x.mean(0), x.max(0).values], dim=1)
         torch.testing.assert_close(embedding[row], expected.flatten())
 

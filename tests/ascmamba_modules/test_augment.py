@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ascmamba_modules.augment import Mixup, RandomEqualizer, blend
+from ascmamba_modules.augment import Mixup, RandomEqualizer, RandomRoll, blend
 
 
 def test_each_clip_is_mixed_with_its_partner():
@@ -85,3 +85,19 @@ def test_equalizer_adds_a_smooth_curve_that_is_constant_over_time():
         middle, drawn[:, 0] * 2 / 3 + drawn[:, 1] / 3, atol=1e-5, rtol=0
     )
     assert curve[0].std() > 0 and not torch.allclose(curve[0], curve[1])
+
+
+def test_roll_turns_each_clip_within_its_own_frames():
+    counts = [10, 4, 1]
+    frames = torch.arange(10.0).view(1, 10, 1).expand(3, 10, 2)
+    starts = set()
+    for _ in range(100):
+        rolled = RandomRoll()(frames, torch.tensor(counts) / 10)
+        for clip, count in zip(rolled, counts):
+            first = int(clip[0, 0])
+            expected = (first + torch.arange(count)) % count
+            assert clip[:count, 0].equal(expected.float())
+            assert clip[:count].equal(clip[:count, :1].expand(count, 2))
+            assert clip[count:].equal(frames[0, count:])
+            starts.add((count, first))
+    assert starts == {(n, i) for n in counts for i in range(n)}

@@ -34,6 +34,8 @@ def small_model():
         context_size=CONTEXT,
         depth=DEPTH,
         d_state=STATES,
+        patch=(1, 1),
+        stride=(1, 1),
     )
 
 
@@ -112,10 +114,10 @@ def test_rows(model_size):
     rows = model_size.rows()
     assert [row["model"] for row in rows] == list(model_size.MODELS)
     scans = [row["scan_multiply_adds"] for row in rows]
-    # Blocks x (paths x directions) x steps x channels x states.
+    # 4 x blocks x (paths x directions) x (patches x bins) x channels x states
     assert scans == [
-        4 * 4 * 4 * 500 * 32 * 128 * 16,
-        4 * 1 * 4 * 500 * 32 * 32 * 8,
+        4 * 4 * 4 * 63 * 8 * 128 * 16,
+        4 * 1 * 4 * 63 * 8 * 32 * 8,
         0,
     ]
     assert all(row["multiply_adds"] > row["scan_multiply_adds"] for row in rows)

@@ -189,16 +189,16 @@ def plain_settings(path):
         (
             "baseline",
             {"context_size", "se_channels", "n_segments", "n_heads"}
-            | {"d_ffn", "n_layers"},
+            | {"d_ffn", "n_layers", "lr", "lr_final"},
             358_966,
         ),
         (
             "resnet",
             {"context_size", "resnet_channels", "block_sizes", "strides"}
-            | {"embedding_size"},
+            | {"embedding_size", "lr", "lr_final"},
             1_132_906,
         ),
-        ("low_frequency", {"f_max", "pooling"}, 991_562),
+        ("low_frequency", {"f_max", "pooling"}, 47_866),
     ],
 )
 def test_protocol_is_that_of_ascmamba(system, own, parameters):

@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import pytest
+from safetensors.torch import load_file
 
 from ascmamba_modules.command_line import main
 from ascmamba_modules.model_folder.card import facts
 from ascmamba_modules.model_folder.config import read_config
+from ascmamba_modules.utils import model_size
 
 
 def change_config(folder, **values):
@@ -106,3 +108,26 @@ def test_info_imports_no_torch(model_folder):
         "sys.exit(code or len(slow))"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_limits_hold_for_a_tiny_model_and_not_for_a_large_one(
+    model_folder, capsys, monkeypatch
+):
+    command = ["info", str(model_folder), "--limits", "dcase"]
+    assert main(command) == 0
+    assert capsys.readouterr().err.count("within the limit") == 2
+    count = sum(
+        tensor.numel()
+        for part in ("model", "context_encoder")
+        for tensor in load_file(model_folder / f"{part}.safetensors").values()
+    )
+    for limits, n_over in [
+        ((4 * count - 1, 30e6), 1),
+        ((4 * count, 30e6), 0),
+        ((2 * count - 1, 1), 2),
+    ]:
+        monkeypatch.setitem(model_size.LIMITS, "dcase", limits)
+        assert main(command) == int(n_over > 0)
+        assert capsys.readouterr().err.count("OVER the limit") == n_over
+    monkeypatch.setitem(model_size.LIMITS, "dcase", (count, 30e6))
+    assert main([*command, "--weights", "int8"]) == 0
