@@ -41,7 +41,8 @@ class LogMel(nn.Module):
     Raises
     ------
     ValueError
-        For edges of the filter bank that do not fit the rate.
+        For edges of the filter bank that do not fit the rate, or a window
+        that is longer than the transform.
 
     Example
     -------
@@ -67,6 +68,12 @@ class LogMel(nn.Module):
                 f"LogMel: f_min {f_min} Hz and f_max {f_max} Hz must rise, "
                 f"within 0 and half the sample rate, {sample_rate / 2} Hz."
             )
+        window = round(sample_rate * win_length / 1000)
+        if not 0 < window <= n_fft:
+            raise ValueError(
+                f"LogMel: a window of {win_length} ms is {window} samples at "
+                f"{sample_rate} Hz, which must be 1 to n_fft, {n_fft}."
+            )
         self.settings = {
             "sample_rate": sample_rate,
             "n_fft": n_fft,
@@ -84,7 +91,7 @@ class LogMel(nn.Module):
         self.mel_spectrogram = MelSpectrogram(
             sample_rate=sample_rate,
             n_fft=n_fft,
-            win_length=round(sample_rate * win_length / 1000),
+            win_length=window,
             hop_length=self.hop_samples,
             f_min=f_min,
             f_max=f_max,
