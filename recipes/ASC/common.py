@@ -33,10 +33,7 @@ SUMMARY = "summary.json"  # a finished training leaves it
 # and hold its lock until then.
 LOCK_SECONDS = 10
 # A setting of the wrong type or value fails in whatever takes it.
-_WRONG_SETTING = (
-    *(OSError, KeyError, ValueError, TypeError, AssertionError),
-    *(RuntimeError, YAMLError),
-)
+_WRONG = (KeyError, ValueError, TypeError, AssertionError, RuntimeError)
 
 
 @contextmanager
@@ -122,8 +119,8 @@ def load_hparams(hparams_file, overrides, check=None):
     overrides : str or dict
         Settings that replace those of the file.
     check : callable, optional
-        Takes the hyperparameters; raises a ValueError for those that would
-        fail later.
+        Takes the settings, before anything is built from them; raises a
+        ValueError for those that would fail later.
 
     Returns
     -------
@@ -133,12 +130,12 @@ def load_hparams(hparams_file, overrides, check=None):
     with exit_naming(hparams_file), open(hparams_file, encoding="utf-8") as f:
         check_overrides(YAML().load(f), read_overrides(overrides))
         f.seek(0)
-        check_output_folder(YAML().load(resolve_references(f, overrides)))
-        f.seek(0)
-        hparams = load_hyperpyyaml(f, overrides)
+        settings = YAML().load(resolve_references(f, overrides))
+        check_output_folder(settings)
         if check:
-            check(hparams)
-    return hparams
+            check(settings)
+        f.seek(0)
+        return load_hyperpyyaml(f, overrides)
 
 
 @contextmanager
@@ -146,8 +143,11 @@ def exit_naming(hparams_file):
     """Ends the script with one line on what is wrong with a YAML file."""
     try:
         yield
-    except _WRONG_SETTING as error:
+    except (OSError, YAMLError) as error:
         sys.exit(f"{hparams_file}: {error}")
+    except _WRONG as error:  # HyperPyYAML puts its own text before
+        text = ": ".join(f"{part}".strip() for part in error.args)
+        sys.exit(f"{hparams_file}: {text}")
 
 
 def read_overrides(overrides):

@@ -74,7 +74,9 @@ def train(hparams_file, run_opts, overrides):
     """
     start_time = time.time()
     overrides = add_scene_labels(hparams_file, overrides)
-    hparams = load_hparams(hparams_file, overrides, check_hparams)
+    hparams = load_hparams(hparams_file, overrides, check_settings)
+    with exit_naming(hparams_file):
+        hparams["cache"] = make_cache(hparams)
     drop_unused_context(hparams)
     prepare(hparams)
     rows = load_rows(hparams)
@@ -121,12 +123,16 @@ def add_scene_labels(hparams_file, overrides):
     return {**overrides, "scene_labels": sorted(set(labels) - {""})}
 
 
-def check_hparams(hparams):
+def check_settings(settings):
     """Raises a ValueError for settings that would fail later."""
-    check_scene_labels(hparams["scene_labels"])
-    check_range(hparams, "batch_size", "number_of_epochs", low=1, whole=True)
-    check_range(hparams, "num_workers", "warmup_steps", low=0, whole=True)
-    hparams["cache"] = make_cache(hparams)
+    check_scene_labels(settings["scene_labels"])
+    check_range(settings, "batch_size", "number_of_epochs", low=1, whole=True)
+    check_range(settings, "num_workers", "warmup_steps", low=0, whole=True)
+    seconds = settings["clip_length"]
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise ValueError(
+            f"clip_length must be a number of seconds or null, got {seconds}"
+        )
 
 
 def check_scene_labels(labels):
@@ -142,11 +148,6 @@ def check_scene_labels(labels):
 
 def make_cache(hparams):
     """Makes the cache of features, None if they are not to be kept."""
-    seconds = hparams["clip_length"]
-    if seconds is not None and not 0 < seconds < float("inf"):
-        raise ValueError(
-            f"clip_length must be a number of seconds or null, got {seconds}"
-        )
     if not hparams["feature_cache"]:
         return None
     return FeatureCache(
