@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import speechbrain as sb
-from common import load_classifier, load_hparams, parse_arguments
+from common import load_hparams, parse_arguments
 from speechbrain.utils.logger import get_logger
 
 from ascmamba_modules.data.feature_cache import FeatureCache

@@ -37,7 +37,6 @@ from ascmamba_modules.data.manifest import (
     unusable_files,
 )
 from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.model_folder.folder import find_model
 from ascmamba_modules.pseudo_labels.report import MANIFEST
 from ascmamba_modules.pseudo_labels.selection import in_pool
 from ascmamba_modules.utils.files import replacing
@@ -67,13 +66,11 @@ def finetune_overrides(hparams, classes, manifest, folder):
     }
 
 
-def check_inputs(hparams):
-    """Exits if a model or the file of true classes is missing."""
-    with exit_on(FileNotFoundError):
-        for name in ("first", "second"):
-            find_model(hparams[name])
-        if hparams["truth"]:
-            Path(hparams["truth"]).stat()
+@exit_on(OSError)
+def check_truth(hparams):
+    """Exits if the file of true classes is missing."""
+    if hparams["truth"]:
+        Path(hparams["truth"]).stat()
 
 
 @exit_on(ManifestError)
@@ -138,9 +135,7 @@ def run_rounds(hparams, run_opts, brain, table, truth):
                 *(hparams, brain.classes, manifest),
                 folder / f"finetune_{digest}",
             )
-            first = train(
-                hparams["finetune_hparams"], run_opts, overrides
-            )
+            first = train(hparams["finetune_hparams"], run_opts, overrides)
             brain = make_brain({**hparams, "first": first}, run_opts)
     return manifest
 
@@ -154,7 +149,7 @@ def copy_manifest(manifest, output_folder):
 def label(hparams_file, run_opts, overrides):
     """Runs stage 3, or what is left of it."""
     hparams = load_hparams(hparams_file, overrides, check_settings)
-    check_inputs(hparams)
+    check_truth(hparams)
     table = load_rows(hparams)
     brain = make_brain(hparams, run_opts)
     check_classes(table, brain.classes, hparams["manifest"])

@@ -167,7 +167,8 @@ def test_manifest_and_report(labelled, mixed, truth):
         assert report.loc[f"step {step}", "accuracy"] == pytest.approx(
             right[is_step].mean(), nan_ok=True
         )
-    assert not [*labelled.rglob(".*"), *labelled.rglob("*.tmp")]
+    left = {path.name for path in labelled.rglob(".*")}
+    assert left == {".lock"} and not list(labelled.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize(

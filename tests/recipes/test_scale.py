@@ -15,6 +15,8 @@ from recipe_commands import (
 )
 from safetensors.torch import load_file
 
+from ascmamba_modules.brain import SceneBrain
+
 ONE = (sys.executable,)
 # Nothing random, and plain steps: Adam makes much of rounding errors where a
 # gradient is nearly zero.
@@ -22,6 +24,8 @@ STEADY = {
     "dropout": 0.0,
     "metadata_dropout": 0.0,
     "opt_class": "!name:torch.optim.SGD {lr: 0.001}",
+    "max_grad_norm": 1e9,  # clipping would hide gradients of another size
+    "scan_engine": "torch",
 }
 
 
@@ -42,7 +46,32 @@ def distance(first, second):
     return max((first[k] - second[k]).abs().max().item() for k in first)
 
 
-def test_accumulation_keeps_the_effective_batch(finished, clips, tmp_path):
+@pytest.fixture
+def float64(monkeypatch):
+    """Trains in double precision, in which rounding is out of the question:
+    the gradient of the first convolution is a small difference of large
+    numbers, since a norm follows it."""
+    fit_start, compute_features = (
+        SceneBrain.on_fit_start,
+        SceneBrain.compute_features,
+    )
+
+    def on_fit_start(brain):
+        for name in ("model", "context_encoder"):
+            brain.modules[name].double()
+        fit_start(brain)
+
+    def double_features(brain, batch):
+        features, lengths = compute_features(brain, batch)
+        return features.double(), lengths
+
+    monkeypatch.setattr(SceneBrain, "on_fit_start", on_fit_start)
+    monkeypatch.setattr(SceneBrain, "compute_features", double_features)
+
+
+def test_accumulation_keeps_the_effective_batch(
+    finished, clips, tmp_path, float64
+):
     """4 x 2 clips a step are 8 clips a step.
 
     The statistics of the features are those of an earlier stage: else a
@@ -57,7 +86,7 @@ def test_accumulation_keeps_the_effective_batch(finished, clips, tmp_path):
         found[name] = weights(tmp_path / name)
     moved = distance(found["whole"], found["start"])
     assert moved > 1e-4
-    assert distance(found["accumulated"], found["whole"]) < 1e-2 * moved
+    assert distance(found["accumulated"], found["whole"]) < 1e-6 * moved
     assert distance(found["half"], found["whole"]) > 0.1 * moved
 
 
@@ -105,6 +134,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 sys.path.insert(0, {str(RECIPE)!r})
+import train
 
 def has_threads():
     for name in Path("/proc/self/task").glob("*/comm"):
