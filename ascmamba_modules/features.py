@@ -68,13 +68,15 @@ class LogMel(nn.Module):
                 f"LogMel: f_min {f_min} Hz and f_max {f_max} Hz must rise, "
                 f"within 0 and half the sample rate, {sample_rate / 2} Hz."
             )
-        if not (
-            1 <= round(sample_rate * hop_length / 1000)
-            and 1 <= round(sample_rate * win_length / 1000) <= n_fft
-        ):
+        window = round(sample_rate * win_length / 1000)
+        if not 0 < window <= n_fft:
             raise ValueError(
-                f"LogMel: hop_length {hop_length} ms must be at least a sample "
-                f"and win_length {win_length} ms at most {n_fft} (n_fft)."
+                f"LogMel: a window of {win_length} ms is {window} samples at "
+                f"{sample_rate} Hz, which must be 1 to n_fft, {n_fft}."
+            )
+        if round(sample_rate * hop_length / 1000) < 1:
+            raise ValueError(
+                f"LogMel: a hop of {hop_length} ms is less than a sample."
             )
         self.settings = {
             "sample_rate": sample_rate,
@@ -93,7 +95,7 @@ class LogMel(nn.Module):
         self.mel_spectrogram = MelSpectrogram(
             sample_rate=sample_rate,
             n_fft=n_fft,
-            win_length=round(sample_rate * win_length / 1000),
+            win_length=window,
             hop_length=self.hop_samples,
             f_min=f_min,
             f_max=f_max,

@@ -1,12 +1,17 @@
 """Running the recipe's scripts as users do, with models that are quick."""
 
+import importlib
+import io
+import logging
 import os
 import re
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from ascmamba_modules.data.manifest import write_manifest
 
@@ -65,6 +70,40 @@ def run(arguments, launcher=(sys.executable,), expect=0, folder=RECIPE):
     output = result.stdout + result.stderr
     assert result.returncode == expect, output[-3000:]
     return output
+
+
+def run_here(arguments, expect=0, folder=RECIPE):
+    """As :func:`run`, in this process: the imports take longer than a small
+    training."""
+    script, *words = arguments
+    module = importlib.import_module(Path(script).stem)
+    root, output, code = logging.getLogger(), io.StringIO(), None
+    handlers, level, variables = root.handlers[:], root.level, dict(os.environ)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(output),
+        redirect_stderr(output),
+    ):
+        patch.chdir(folder)
+        # What a training changes for the rest of its process.
+        patch.setattr(sys, "excepthook", sys.excepthook)
+        # pip freeze, for env.log
+        name = "speechbrain.utils.logger.get_environment_description"
+        patch.setattr(name, str)
+        try:
+            module.main(words)
+        except SystemExit as error:
+            code = error.code
+            if isinstance(code, str):  # as Python does
+                print(code)
+                code = 1
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
+            os.environ.clear()
+            os.environ.update(variables)
+    assert (code or 0) == expect, output.getvalue()[-3000:]
+    return output.getvalue()
 
 
 def changed(clips, folder, **columns):

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from common import SUMMARY
 from filelock import FileLock, Timeout
 from sklearn.model_selection import StratifiedGroupKFold
 from stages import RECIPE, Stage, read_record, run_stage
-from train import SUMMARY
 
 from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.data.sessions import LEVELS, find_groups

@@ -23,9 +23,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import speechbrain as sb
-from pseudo_label import load_annotator, load_hparams
+from common import load_hparams, parse_arguments
 from speechbrain.utils.logger import get_logger
-from train import check_stage
 
 from ascmamba_modules.data.feature_cache import FeatureCache
 from ascmamba_modules.data.manifest import (
@@ -59,6 +58,7 @@ from ascmamba_modules.evaluation.protocols import (
 from ascmamba_modules.evaluation.report import EvaluationReport
 from ascmamba_modules.evaluation.tables import summarise
 from ascmamba_modules.evaluation.training_report import prediction_table
+from ascmamba_modules.inference import SceneClassifier
 from ascmamba_modules.utils.files import write_csv
 
 logger = get_logger(__name__)
@@ -193,7 +193,7 @@ def load_models(hparams, run_opts):
     """Loads the models; exits if one cannot be."""
     try:
         return {
-            str(name): load_annotator(folder, run_opts)
+            str(name): SceneClassifier.from_hparams(folder, run_opts=run_opts)
             for name, folder in hparams["models"].items()
         }
     except (OSError, ValueError) as error:
@@ -452,7 +452,6 @@ def evaluate(hparams_file, run_opts, overrides):
     """Runs the evaluation."""
     start = time.perf_counter()
     hparams = load_hparams(hparams_file, overrides, check_hparams)
-    check_stage(hparams)
     rows = load_scored(hparams)
     scored = rows[rows["scene_label"] != ""]
     training = load_training(hparams)
@@ -492,7 +491,7 @@ def evaluate(hparams_file, run_opts, overrides):
 
 def main(arguments):
     """Runs from the command line."""
-    evaluate(*sb.parse_arguments(arguments))
+    evaluate(*parse_arguments(arguments))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ import numpy as np
 import pandas as pd
 from corpus import check_output, run_command
 from prepare_cas import SCENES, read_metadata
-from pseudo_label import load_annotator
 from speechbrain.dataio.dataloader import make_dataloader
 from tqdm.auto import tqdm
 
@@ -37,6 +36,7 @@ from ascmamba_modules.data.manifest import (
     read_manifest,
     unusable_files,
 )
+from ascmamba_modules.inference import SceneClassifier
 from ascmamba_modules.utils.files import write_csv
 
 COLUMNS = ["filename", "location", "record_time", "scene_label"]
@@ -118,7 +118,9 @@ def load_classifier(folder, device):
     ValueError
         If it cannot be loaded, or has other classes.
     """
-    classifier = load_annotator(folder, {"device": device})
+    classifier = SceneClassifier.from_hparams(
+        folder, run_opts={"device": device}
+    )
     classes = classifier.classes
     if set(classes) != set(SCENES):
         raise ValueError(

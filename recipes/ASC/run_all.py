@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from common import SUMMARY
 from filelock import FileLock, Timeout
 from hyperpyyaml import load_hyperpyyaml
 from stages import RECIPE, Stage, options, read_record, run_stage
-from train import SUMMARY
 
 from ascmamba_modules.utils.files import write_csv
 

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 from demo.make_corpora import make_demo_corpora
 from demo_set import make_demo_set
-from recipe_commands import MAMBA, SE_TRANS, command, run
+from recipe_commands import MAMBA, SE_TRANS, command, run_here
 
 from ascmamba_modules.data.manifest import write_manifest
 
@@ -41,7 +41,7 @@ def clips(tmp_path_factory):
 def finished(clips, tmp_path_factory):
     """A finished stage 2, to be left as it is."""
     output = tmp_path_factory.mktemp("finetune")
-    log = run(
+    log = run_here(
         command(MAMBA, clips, output, number_of_epochs=2, tensorboard=True)
     )
     assert "Clips: 40 train, 10 valid, 10 test" in log
@@ -53,5 +53,5 @@ def finished(clips, tmp_path_factory):
 def finished_se_trans(clips, tmp_path_factory):
     """A finished stage 2b, to be left as it is."""
     output = tmp_path_factory.mktemp("finetune_se_trans")
-    run(command(SE_TRANS, clips, output))
+    run_here(command(SE_TRANS, clips, output))
     return output

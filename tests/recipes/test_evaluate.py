@@ -172,7 +172,7 @@ def test_another_run_leaves_nothing_of_the_first(evaluated, finished, clips):
     [
         ({"models": "{}"}, "models must be names with folders"),
         ({"models": "{a/b: x}"}, "the name 'a/b' is to be part of file names"),
-        ({"models": "{a: nowhere}"}, "No finished model in nowhere"),
+        ({"models": "{a: nowhere}"}, "models: No such folder: nowhere"),
         ({"split": "train2"}, r"no rows of split 'train2' \(splits in the"),
         ({"similarity": "far"}, "similarity must be nearest or mean, got far"),
         ({"shares": "[5]"}, "shares must be over 0 and up to 1, got 5"),
@@ -181,7 +181,7 @@ def test_another_run_leaves_nothing_of_the_first(evaluated, finished, clips):
         ({"manifest": "none.csv"}, "none.csv: 1 problem\n  - file not found"),
         ({"training_manifest": "none.csv"}, "none.csv: 1 problem"),
         ({"unseen_places": "[Xi'an]"}, "Xi'an are in the training or the"),
-        ({"treshold": 0.8}, "treshold"),
+        ({"treshold": 0.8}, "did you mean --threshold[?]"),
     ],
 )
 def test_wrong_settings_end_before_the_work(

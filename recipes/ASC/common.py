@@ -1,0 +1,327 @@
+"""What the scripts that take a YAML file share.
+
+Reading the command line and the settings, refusing an output folder that is
+in use, and the processes of ``torchrun``.
+"""
+
+import gc
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import speechbrain as sb
+import torch
+
+# Its functions keep the group that there is at its import as their default
+# argument, for ever; DistributedDataParallel imports it. Before there is a
+# group, they keep none.
+import torch.distributed.nn
+from filelock import FileLock, Timeout
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from speechbrain.utils.distributed import if_main_process, infer_device
+from speechbrain.utils.run_opts import RunOptions
+
+from ascmamba_modules.model_folder.folder import stage_of
+
+SUMMARY = "summary.json"  # a finished training leaves it
+# The loading processes of a run that was killed end some seconds after it,
+# and hold its lock until then.
+LOCK_SECONDS = 10
+# A setting of the wrong type or value fails in whatever takes it.
+_WRONG = (KeyError, ValueError, TypeError, AssertionError, RuntimeError)
+
+
+@contextmanager
+def exit_on(*errors):
+    """Ends the script with the message of such an error, no traceback."""
+    try:
+        yield
+    except errors as error:
+        sys.exit(f"{error}")
+
+
+def parse_arguments(arguments):
+    """Reads a command line as SpeechBrain's recipes do.
+
+    Arguments
+    ---------
+    arguments : list
+        The words after the script's name.
+
+    Returns
+    -------
+    hparams_file : str
+        The YAML file.
+    run_opts : speechbrain.utils.run_opts.RunOptions
+        SpeechBrain's run options.
+    overrides : str
+        YAML text of the settings to replace.
+
+    Raises
+    ------
+    SystemExit
+        If an option is given twice or without a value, or if there is no such
+        device here.
+
+    Example
+    -------
+    >>> parse_arguments(["finetune.yaml", "--lr", "1", "--lr=2"])
+    Traceback (most recent call last):
+        ...
+    SystemExit: --lr is given 2 times
+    """
+    if not arguments:
+        sys.exit(
+            f"usage: python {Path(sys.argv[0]).name} hparams/STAGE.yaml "
+            "--manifest FILE [--SETTING VALUE ...]"
+        )
+    words = [word.split("=")[0] for word in arguments if word[:2] == "--"]
+    for word, count in Counter(words).items():
+        if count > 1:
+            sys.exit(f"{word} is given {count} times")
+    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    for line in overrides.splitlines():
+        if line.endswith(":"):
+            sys.exit(f"--{line[:-1]} has no value")
+    check_device(run_opts)
+    return hparams_file, run_opts, overrides
+
+
+def check_device(run_opts):
+    """Exits unless the device of the run options is there."""
+    device = run_opts["device"] or infer_device()
+    try:
+        torch.device(device)
+    except RuntimeError:
+        sys.exit(f"--device {device} is no device: take cpu, cuda or cuda:1")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = f"{error}".splitlines()[0]
+        sys.exit(f"--device {device} cannot be used here, take cpu: {reason}")
+    is_fp16 = "fp16" in (run_opts["precision"], run_opts["eval_precision"])
+    if is_fp16 and device == "cpu":
+        sys.exit("--precision fp16 needs a GPU: take bf16 or fp32 on the CPU")
+
+
+def load_hparams(hparams_file, overrides, check=None):
+    """Loads a YAML file; exits with one line if its settings cannot be used.
+
+    Arguments
+    ---------
+    hparams_file : str or Path
+        The file.
+    overrides : str or dict
+        Settings that replace those of the file.
+    check : callable, optional
+        Takes the settings, before anything is built from them; raises a
+        ValueError for those that would fail later.
+
+    Returns
+    -------
+    dict
+        The hyperparameters.
+    """
+    with exit_naming(hparams_file), open(hparams_file, encoding="utf-8") as f:
+        check_overrides(YAML().load(f), read_overrides(overrides))
+        f.seek(0)
+        settings = YAML().load(resolve_references(f, overrides))
+        check_output_folder(settings)
+        if check:
+            check(settings)
+        f.seek(0)
+        return load_hyperpyyaml(f, overrides)
+
+
+@contextmanager
+def exit_naming(hparams_file):
+    """Ends the script with one line on what is wrong with a YAML file."""
+    try:
+        yield
+    except (OSError, YAMLError) as error:
+        sys.exit(f"{hparams_file}: {error}")
+    except _WRONG as error:  # HyperPyYAML puts its own text before
+        text = ": ".join(f"{part}".strip() for part in error.args)
+        sys.exit(f"{hparams_file}: {text}")
+
+
+def read_overrides(overrides):
+    """The settings to replace as a dict, from a dict or YAML text.
+
+    Example
+    -------
+    >>> dict(read_overrides("lr: 0.1"))
+    {'lr': 0.1}
+    """
+    if not overrides:
+        return {}
+    settings = overrides
+    if isinstance(overrides, str):
+        settings = YAML().load(overrides)
+    if not isinstance(settings, dict):
+        raise ValueError(f"give settings as --NAME VALUE, not {overrides}")
+    return settings
+
+
+def check_overrides(settings, overrides):
+    """Raises a ValueError for settings that are unknown, missing, or of
+    another type than in the file.
+
+    Arguments
+    ---------
+    settings : dict
+        Those of the file.
+    overrides : dict
+        Those that replace them.
+
+    Example
+    -------
+    >>> check_overrides({"channels": 64}, {"chanels": 16})
+    Traceback (most recent call last):
+        ...
+    ValueError: there is no setting 'chanels': did you mean --channels?
+    """
+    options = RunOptions().as_dict()
+    for name, value in overrides.items():
+        if name not in settings:
+            close = get_close_matches(f"{name}", [*settings, *options], 1)
+            remedy = f"did you mean --{close[0]}?" if close else "see the file"
+            raise ValueError(f"there is no setting '{name}': {remedy}")
+        if isinstance(settings[name], bool) and not isinstance(value, bool):
+            raise ValueError(f"{name} must be True or False, got {value}")
+        if _is_number(settings[name]) and not (
+            value is None or _is_number(value)
+        ):
+            raise ValueError(f"{name} must be a number, got {value}")
+    missing = [
+        f"--{name}"
+        for name, value in settings.items()
+        if name not in overrides and _tag(value) == "!PLACEHOLDER"
+    ]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} must be given")
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _tag(node):
+    return getattr(getattr(node, "tag", None), "value", None)
+
+
+def check_range(hparams, *names, low, high=float("inf"), whole=False):
+    """Raises a ValueError unless settings are numbers within bounds.
+
+    Arguments
+    ---------
+    hparams : dict
+        The settings.
+    *names : str
+        Which of them.
+    low, high : float
+        The bounds, which are allowed themselves.
+    whole : bool
+        Whether they must be integers.
+
+    Example
+    -------
+    >>> check_range({"rounds": 0}, "rounds", low=1, whole=True)
+    Traceback (most recent call last):
+        ...
+    ValueError: rounds must be a whole number from 1 on, got 0
+    """
+    kind = "a whole number" if whole else "a number"
+    bounds = (
+        f"from {low} on" if high == float("inf") else f"from {low} to {high}"
+    )
+    for name in names:
+        value = hparams[name]
+        is_number = _is_number(value) and (isinstance(value, int) or not whole)
+        if not is_number or not low <= value <= high:
+            raise ValueError(f"{name} must be {kind} {bounds}, got {value}")
+
+
+def check_output_folder(settings):
+    """Exits if the output folder is another stage's or cannot be written."""
+    folder, stage = Path(settings["output_folder"]), settings.get("stage")
+    found = stage_of(folder)
+    if found not in (None, stage):
+        sys.exit(
+            f"{folder} is the output folder of stage {found}, this is stage "
+            f"{stage}: choose another --output_folder."
+        )
+    place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    try:
+        TemporaryFile(dir=place).close()
+    except OSError as error:
+        sys.exit(
+            f"--output_folder {folder}: {place} cannot be written to "
+            f"({error.strerror})"
+        )
+
+
+@contextmanager
+def locked(folder):
+    """Makes an output folder and keeps other runs out of it; exits if one is
+    at work there, or if the folder cannot be made."""
+    if not if_main_process():
+        yield
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(Path(folder, ".lock"), timeout=LOCK_SECONDS)
+        lock.acquire()
+    except Timeout:
+        sys.exit(f"{folder}: another run is at work there")
+    except OSError as error:
+        sys.exit(f"--output_folder {folder} cannot be written to: {error}")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def run_in_group(function, run_opts):
+    """Sets up torch.distributed under ``torchrun``, and tears it down without
+    Gloo's crash at exit.
+
+    The threads of a Gloo group free the tensors of the last collective, which
+    takes Python's global lock. A process whose interpreter is ending by then
+    is aborted ("terminate called without an active exception"), and torchrun
+    calls the finished training failed. So the threads have to be joined
+    before, which the group does once nothing refers to it.
+
+    After exceptions other than ``SystemExit`` the group is left alone,
+    because its threads may wait for processes that do not come.
+
+    Arguments
+    ---------
+    function : callable
+        What to do in between, without arguments.
+    run_opts : dict
+        SpeechBrain's run options, of which ``distributed_backend`` counts.
+    """
+    try:
+        sb.utils.distributed.ddp_init_group(run_opts)
+    except ValueError as error:
+        sys.exit(
+            f"torchrun: {' '.join(f'{error}'.split())} Without a GPU for each "
+            "process pass --distributed_backend gloo."
+        )
+    message = None
+    try:
+        function()
+    except SystemExit as error:
+        message = error.code
+    # The exception is gone, and with it the frames that hold the models.
+    if torch.distributed.is_initialized():
+        gc.collect()  # models that hold the group are held by cycles
+        torch.distributed.destroy_process_group()
+    if message is not None:
+        sys.exit(message)

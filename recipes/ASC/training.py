@@ -1,0 +1,355 @@
+"""One training stage, step by step; train.py and pseudo_label.py run it."""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import speechbrain as sb
+from common import (
+    SUMMARY,
+    check_range,
+    exit_naming,
+    exit_on,
+    load_hparams,
+    locked,
+    read_overrides,
+)
+from corpus import LICENCES
+from hyperpyyaml import resolve_references
+from prepare_cas import prepare_cas
+from prepare_pretraining import prepare_pretraining
+from ruamel.yaml import YAML
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
+from speechbrain.utils.train_logger import TensorboardLogger
+
+from ascmamba_modules.data.feature_cache import FeatureCache
+from ascmamba_modules.data.manifest import (
+    TRAINING_SPLITS,
+    ManifestError,
+    make_dataset,
+    read_manifest,
+    read_training_rows,
+)
+from ascmamba_modules.model_folder.config import read_config
+from ascmamba_modules.model_folder.folder import (
+    FOLDER,
+    changed_settings,
+    find_model,
+    start_from,
+    write_model_folder,
+)
+from ascmamba_modules.model_folder.training import describe_training
+from ascmamba_modules.utils.files import replacing
+
+logger = get_logger(__name__)
+
+
+def train(hparams_file, run_opts, overrides):
+    """Runs one training stage, or what is left of it.
+
+    Arguments
+    ---------
+    hparams_file : str
+        The stage's YAML file.
+    run_opts : dict
+        SpeechBrain's run options.
+    overrides : str or dict
+        Settings that replace those of the file.
+
+    Returns
+    -------
+    Path
+        The output folder, with the folder ``model``.
+
+    Raises
+    ------
+    SystemExit
+        For settings, clips or weights that cannot be trained with.
+    """
+    start_time = time.time()
+    overrides = add_scene_labels(hparams_file, overrides)
+    hparams = load_hparams(hparams_file, overrides, check_settings)
+    with exit_naming(hparams_file):
+        hparams["cache"] = make_cache(hparams)
+    drop_unused_context(hparams)
+    prepare(hparams)
+    rows = load_rows(hparams)
+    check_accumulation(hparams, run_opts, rows["train"])
+    check_pretrained(hparams)
+    output = Path(hparams["output_folder"])
+    with locked(output):
+        check_resuming(hparams, hparams_file, overrides)
+        sb.create_experiment_directory(
+            experiment_directory=hparams["output_folder"],
+            hyperparams_to_save=hparams_file,
+            overrides=overrides,
+        )
+        datasets = make_datasets(hparams, rows)
+        start(hparams)
+        earlier = earlier_training(hparams)
+        fill_cache(hparams, rows)
+        brain = make_brain(hparams, run_opts)
+        log_choices(brain, rows)
+        fit_and_test(brain, datasets)
+        training = describe_training(
+            hparams, rows, brain.scores, earlier, LICENCES
+        )
+        run_on_main(
+            write_model_folder,
+            args=[
+                *(hparams, output / "hyperparams.yaml", output / FOLDER),
+                training,
+            ],
+        )
+        seconds = time.time() - start_time
+        run_on_main(write_summary, args=[output, brain.scores, seconds])
+    return output
+
+
+def add_scene_labels(hparams_file, overrides):
+    """Takes the classes from the manifest where ``scene_labels`` is null."""
+    with exit_naming(hparams_file), open(hparams_file, encoding="utf-8") as f:
+        overrides = read_overrides(overrides)
+        settings = {**YAML().load(f), **overrides}
+    if settings.get("scene_labels", ()) is not None:
+        return overrides
+    with exit_on(ManifestError):
+        table = read_manifest(settings["manifest"])
+    labels = table["scene_label"][table["split"].isin(TRAINING_SPLITS)]
+    return {**overrides, "scene_labels": sorted(set(labels) - {""})}
+
+
+def check_settings(settings):
+    """Raises a ValueError for settings that would fail later."""
+    check_scene_labels(settings["scene_labels"])
+    check_range(settings, "batch_size", "number_of_epochs", low=1, whole=True)
+    check_range(settings, "num_workers", "warmup_steps", low=0, whole=True)
+    seconds = settings["clip_length"]
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise ValueError(
+            f"clip_length must be a number of seconds or null, got {seconds}"
+        )
+
+
+def check_scene_labels(labels):
+    """Raises a ValueError unless labels are a list of different names."""
+    names = isinstance(labels, list) and all(isinstance(x, str) for x in labels)
+    if not names or len(set(labels)) != len(labels) or not labels:
+        raise ValueError(
+            f"scene_labels must be a list of different names, got {labels}; "
+            "quote names that are numbers or words of YAML: "
+            "--scene_labels \"['1', 'yes']\""
+        )
+
+
+def make_cache(hparams):
+    """Makes the cache of features, None if they are not to be kept."""
+    if not hparams["feature_cache"]:
+        return None
+    return FeatureCache(
+        hparams["feature_cache"],
+        hparams["features"],
+        hparams["audio_normalizer"],
+        hparams["clip_length"],
+        hparams["cache_dtype"],
+    )
+
+
+def drop_unused_context(hparams):
+    """Drops what reads place and time from a model that does not use them."""
+    if not hparams.get("use_context", False):
+        hparams["modules"].pop("context_encoder", None)
+        for name in ("context_encoder", "tokenizer"):
+            hparams["checkpointer"].recoverables.pop(name, None)
+
+
+def prepare(hparams):
+    """Writes the manifest, if the folder of a corpus is given."""
+    folder, output = hparams.get("data_folder"), hparams["manifest"]
+    if not folder:
+        return
+    ways = {
+        "cas": lambda: prepare_cas(folder, output),
+        "pretraining": lambda: prepare_pretraining(folder, folder, output),
+    }
+    if hparams["corpus"] not in ways:
+        sys.exit(f"corpus must be one of {', '.join(ways)}")
+    with exit_on(OSError, ValueError):
+        run_on_main(ways[hparams["corpus"]])
+
+
+@exit_on(ManifestError)
+def load_rows(hparams):
+    """Reads and checks the manifest; exits with all its problems in one
+    message."""
+    return read_training_rows(hparams["manifest"], hparams["scene_labels"])
+
+
+def check_accumulation(hparams, run_opts, clips):
+    """Exits if an epoch has fewer batches than a step is made of."""
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    batches = math.ceil(len(clips) / processes / hparams["batch_size"])
+    factor = run_opts.get("grad_accumulation_factor", 1)
+    if factor > batches:
+        sys.exit(
+            f"--grad_accumulation_factor {factor} is more than the {batches} "
+            "batches of an epoch: nothing would be trained"
+        )
+
+
+def check_pretrained(hparams):
+    """Exits unless there is an earlier stage's model where one is named."""
+    if hparams["pretrained_folder"] and not is_resumed(hparams):
+        with exit_on(FileNotFoundError):
+            find_model(hparams["pretrained_folder"])
+
+
+def is_resumed(hparams):
+    """Whether the output folder holds a checkpoint to go on from."""
+    return hparams["checkpointer"].find_checkpoint() is not None
+
+
+def check_resuming(hparams, hparams_file, overrides):
+    """Exits if the output folder holds a training with other settings."""
+    if not is_resumed(hparams):
+        return
+    resolved = Path(hparams["output_folder"], "hyperparams.yaml")
+    with open(hparams_file, encoding="utf-8") as file:
+        new = resolve_references(file, overrides).read()
+    changed = changed_settings(resolved.read_text("utf-8"), new)
+    if changed:
+        sys.exit(
+            f"{hparams['output_folder']} holds a training with another "
+            f"{', '.join(changed)}: choose another --output_folder, or the "
+            "settings of that training to go on with it."
+        )
+
+
+def make_datasets(hparams, rows):
+    """Makes the dataset of each split that has rows."""
+    hparams["label_encoder"].update_from_iterable(hparams["scene_labels"])
+    hparams["label_encoder"].expect_len(hparams["n_classes"])
+    tokenizer = None
+    if "context_encoder" in hparams["modules"]:
+        tokenizer = hparams["tokenizer"]
+        tokenizer.train(rows["train"]["location"])
+    return {
+        split: make_dataset(
+            table,
+            hparams["audio_normalizer"],
+            hparams["label_encoder"],
+            tokenizer,
+            hparams["clip_length"],
+            hparams["cache"],
+        )
+        for split, table in rows.items()
+        if len(table)
+    }
+
+
+def start(hparams):
+    """Takes over an earlier stage's model, at the beginning of a training."""
+    folder = hparams["pretrained_folder"]
+    if not folder:
+        return
+    hparams["normalize"].update_until_epoch = 0  # its statistics stay
+    if is_resumed(hparams):
+        logger.info("Resuming: the weights of %s are not loaded again", folder)
+        return
+    resolved = Path(hparams["output_folder"], "hyperparams.yaml")
+    try:
+        start_from(folder, hparams, resolved)
+    except (OSError, ValueError) as error:
+        sys.exit(f"pretrained_folder: {error}")
+
+
+def earlier_training(hparams):
+    """What is known of the training that this one starts from; None without."""
+    folder = hparams["pretrained_folder"]
+    if not folder:
+        return None
+    try:
+        return read_config(find_model(folder)).get("training") or {}
+    except (OSError, ValueError) as error:  # resuming does without the folder
+        logger.warning(
+            "The model card will not say what the weights started from: %s",
+            error,
+        )
+        return {}
+
+
+def fill_cache(hparams, rows):
+    """Computes the features that the cache does not have yet."""
+    if hparams["cache"]:
+        wavs = [wav for table in rows.values() for wav in table["wav"]]
+        run_on_main(hparams["cache"].build, args=[wavs, hparams["num_workers"]])
+
+
+def make_brain(hparams, run_opts):
+    """Makes the Brain that trains, with the loggers asked for."""
+    if hparams["tensorboard"]:
+        hparams["train_loggers"].append(
+            TensorboardLogger(hparams["output_folder"] + "/tensorboard")
+        )
+    return hparams["brain_class"](
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+
+
+def log_choices(brain, rows):
+    """Says once what is trained on what."""
+    counts = ", ".join(f"{len(table)} {split}" for split, table in rows.items())
+    logger.info("Clips: %s", counts)
+    present = set(rows["train"]["scene_label"])
+    absent = [x for x in brain.hparams.scene_labels if x not in present]
+    if absent:
+        logger.warning(
+            "No training clips of %s: the model cannot learn these classes.",
+            ", ".join(absent),
+        )
+    if not len(rows["valid"]):
+        logger.info("No validation clips: the last epoch's weights are kept.")
+    if not len(rows["test"]):
+        logger.info("No test clips: no test report will be written.")
+    logger.info("Device: %s, precision: %s", brain.device, brain.precision)
+    loading = brain.hparams.train_dataloader_opts
+    logger.info(
+        "Batches of %d clips, loaded by %s processes into %s memory",
+        loading["batch_size"],
+        loading["num_workers"] or "no other",
+        "pinned" if loading.get("pin_memory") else "pageable",
+    )
+
+
+@exit_on(FloatingPointError, FileNotFoundError)
+def fit_and_test(brain, datasets):
+    """Trains, loads the best checkpoint, and tests it if there are clips."""
+    hparams = brain.hparams
+    brain.fit(
+        hparams.epoch_counter,
+        datasets["train"],
+        datasets.get("valid"),
+        train_loader_kwargs=dict(hparams.train_dataloader_opts),
+        valid_loader_kwargs=dict(hparams.test_dataloader_opts),
+    )
+    brain.load_best()
+    if "test" in datasets:
+        brain.evaluate(
+            datasets["test"],
+            test_loader_kwargs=dict(hparams.test_dataloader_opts),
+        )
+
+
+def write_summary(output_folder, scores, seconds):
+    """Writes ``summary.json``, which marks a stage as finished."""
+    with replacing(output_folder / SUMMARY) as temporary:
+        summary = {"scores": scores, "seconds": round(seconds, 1)}
+        temporary.write_text(json.dumps(summary, indent=2))
