@@ -340,7 +340,7 @@ def test_classes_are_those_of_the_manifest_if_none_are_given(clips, tmp_path):
     output = tmp_path / "output"
     run_here(command(MAMBA, manifest, output, scene_labels="null"))
     expected = sorted(f"my {name.lower()}" for name in SCENES)
-    assert read_settings(output / "model")["classes"] == expected
+    assert read_config(output / "model")["classes"] == expected
 
 
 def test_wrong_manifest_is_refused_before_training(clips, tmp_path):
