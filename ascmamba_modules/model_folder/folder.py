@@ -23,7 +23,6 @@ from ascmamba_modules.model_folder.card import CARD, model_card
 from ascmamba_modules.model_folder.parts import (
     FILES,
     FolderPretrainer,
-    check_fit,
     load_statistics,
     read_tensors,
     save_part,
@@ -34,6 +33,7 @@ from ascmamba_modules.model_folder.settings import (
     read_settings,
     write_settings,
 )
+from ascmamba_modules.utils.checkpoints import check_fit
 
 logger = get_logger(__name__)
 

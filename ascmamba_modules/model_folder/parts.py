@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save
 from speechbrain.utils.fetching import FetchSource
 from speechbrain.utils.parameter_transfer import Pretrainer
 
+from ascmamba_modules.utils.checkpoints import check_fit
+
 # In the order in which they are loaded.
 FILES = {
     "normalize": "normalize.safetensors",
@@ -102,40 +104,6 @@ def read_tensors(path):
         ) from None
 
 
-def check_fit(given, own, path):
-    """Raises an error unless weights fit a module in every respect.
-
-    Arguments
-    ---------
-    given : dict
-        Weights by name.
-    own : dict
-        The module's ``state_dict``.
-    path : str or Path
-        Where the weights are from, for the message.
-
-    Raises
-    ------
-    ValueError
-        If names, shapes or types differ.
-    """
-    problems = [f"{name} is missing" for name in own.keys() - given.keys()]
-    problems += [f"{name} is unknown" for name in given.keys() - own.keys()]
-    for name in own.keys() & given.keys():
-        found, wanted = (
-            (tuple(x.shape), str(x.dtype).removeprefix("torch."))
-            for x in (given[name], own[name])
-        )
-        if found != wanted:
-            problems.append(f"{name} is {found}, not {wanted}")
-    if problems:
-        shown = "; ".join(sorted(problems)[:5])
-        raise ValueError(
-            f"{path} does not fit the model: {len(problems)} "
-            f"parameters differ ({shown}{'' if len(problems) < 6 else ' ...'})."
-        )
-
-
 def load_weights(module, path):
     """Loads weights; every name, shape and type must fit.
 
@@ -149,7 +117,8 @@ def load_weights(module, path):
     Raises
     ------
     FileNotFoundError, ValueError
-        See :func:`read_tensors` and :func:`check_fit`.
+        See :func:`read_tensors` and :func:`~ascmamba_modules.utils.checkpoints
+        .check_fit`.
 
     Example
     -------
