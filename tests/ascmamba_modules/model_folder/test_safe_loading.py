@@ -171,7 +171,7 @@ def test_text_that_is_no_settings_is_refused(own_folder, text):
 
 
 def test_options_that_only_yaml_has_are_refused(own_folder):
-    with pytest.raises(TypeError, match="overrides"):
+    with pytest.raises(ValueError, match="overrides"):
         SceneClassifier.from_hparams(
             own_folder, trusted=False, overrides={"a": 1}
         )
