@@ -25,11 +25,11 @@ from ascmamba_modules.model_folder.card import write_card
 from ascmamba_modules.model_folder.config import CONFIG
 from ascmamba_modules.model_folder.parts import (
     FILES,
-    check_fit,
     load_statistics,
     read_tensors,
     save_part,
 )
+from ascmamba_modules.utils.checkpoints import check_fit
 
 logger = get_logger(__name__)
 
