@@ -22,6 +22,7 @@ from ruamel.yaml.error import YAMLError
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TensorboardLogger
+from stages import SUMMARY
 
 from ascmamba_modules.data.feature_cache import FeatureCache
 from ascmamba_modules.data.manifest import (
@@ -45,8 +46,6 @@ from ascmamba_modules.model_folder.training import (
 from ascmamba_modules.utils.files import replacing
 
 logger = get_logger(__name__)
-
-SUMMARY = "summary.json"
 
 
 def load_hparams(hparams_file, overrides):
