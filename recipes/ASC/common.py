@@ -28,7 +28,6 @@ from speechbrain.utils.run_opts import RunOptions
 
 from ascmamba_modules.model_folder.folder import stage_of
 
-SUMMARY = "summary.json"  # a finished training leaves it
 # The loading processes of a run that was killed end some seconds after it,
 # and hold its lock until then.
 LOCK_SECONDS = 10

@@ -19,16 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import SUMMARY
-from filelock import FileLock, Timeout
 from sklearn.model_selection import StratifiedGroupKFold
-from stages import RECIPE, Stage, read_record, run_stage
+from stages import RECIPE, SUMMARY, Stage, end_on_sigterm, run_stages
 
 from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.data.sessions import LEVELS, find_groups
 from ascmamba_modules.data.splits import DEVELOPMENT_SPLITS, split
 from ascmamba_modules.evaluation.protocols import COLUMNS, ScoredClips
-from ascmamba_modules.utils.files import write_csv
+from ascmamba_modules.utils.files import replacing, write_csv
 
 RESULTS = "results.csv"
 
@@ -90,17 +88,13 @@ def write_folds(folds, output):
     paths = []
     for number, fold in enumerate(folds.values(), 1):
         path = output / f"fold_{number}.csv"
-        new = path.with_name(f".new_{path.name}")
-        write_manifest(fold, new)
-        try:
+        with replacing(path) as new:
+            write_manifest(fold, new)
             if path.exists() and path.read_bytes() != new.read_bytes():
                 raise ValueError(
                     f"{path} was made of another manifest, or with other "
                     "folds: choose another --output"
                 )
-            new.replace(path)
-        finally:
-            new.unlink(missing_ok=True)
         paths.append(path)
     return paths
 
@@ -109,12 +103,11 @@ def list_trainings(hparams, paths, output, options):
     """The training of each fold."""
     trainings = []
     for number, path in enumerate(paths, 1):
-        name = f"fold_{number}"
+        name, title = f"fold_{number}", f"train without fold {number}"
         files = ["--manifest", str(path), "--output_folder", str(output / name)]
         arguments = (hparams, *files, *options)
-        trainings.append(
-            Stage(name, "train.py", arguments, output / name / SUMMARY, True)
-        )
+        result = output / name / SUMMARY
+        trainings.append(Stage(name, title, "train.py", arguments, result))
     return trainings
 
 
@@ -161,7 +154,7 @@ def score(folds, output, model):
                 "held out": names,
                 "clips": len(clips),
                 "classes": clips["scene_label"].nunique(),
-                "macro accuracy": f"{100 * scores[0]['value']:.1f}",
+                "macro accuracy": f"{scores[0]['value']:.3f}",
                 "of them without training clips": ", ".join(new),
             }
         )
@@ -205,12 +198,9 @@ def run(args, options):
     if not (RECIPE / hparams).exists():
         raise ValueError(f"{hparams}: file not found")
     output.mkdir(parents=True, exist_ok=True)
-    with FileLock(output / ".lock", timeout=0):
-        paths = write_folds(folds, output)
-        record = read_record(output)
-        launcher = shlex.split(args.launcher)
-        for stage in list_trainings(str(hparams), paths, output, options):
-            run_stage(stage, output, launcher, record)
+    paths = write_folds(folds, output)
+    trainings = list_trainings(str(hparams), paths, output, options)
+    run_stages(trainings, output, shlex.split(args.launcher))
     results, shown = score(folds, output, hparams.stem)
     write_csv(results, output / RESULTS)
     print(f"\n{shown.to_string(index=False)}\n")
@@ -221,8 +211,8 @@ def run(args, options):
     ):
         row = macro[macro["condition"] == name].iloc[0]
         print(
-            f"Macro accuracy, {name}: {100 * row['value']:.1f} % ({text}: "
-            f"{100 * row['lower']:.1f} to {100 * row['upper']:.1f})"
+            f"Macro accuracy, {name}: {row['value']:.3f} ({text}: "
+            f"{row['lower']:.3f} to {row['upper']:.3f})"
         )
     print(f"Results: {output / RESULTS}")
 
@@ -251,16 +241,20 @@ def parse(arguments):
     for name in ("output_folder", "data_folder"):
         if any(word.split("=")[0] == f"--{name}" for word in options):
             parser.error(f"--{name} is not for cross-validation")
+    # No progress bars: what the trainings print goes to files.
+    if "--noprogressbar" not in options:
+        options.append("--noprogressbar")
     return args, options
 
 
 def main(arguments):
     """Runs from the command line."""
     args, options = parse(arguments)
+    end_on_sigterm()
     try:
         run(args, options)
-    except Timeout:
-        sys.exit(f"{args.output}: another run is at work there")
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted; the same command again goes on from here.")
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"{error}")
 

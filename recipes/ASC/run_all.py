@@ -4,23 +4,20 @@
     python run_all.py results/paper --tau DIR --cochlscene DIR --cas DIR
     python run_all.py results/demo --demo
 
-Each stage is a command that can be typed by hand, and is printed.  Finished
-stages are skipped; one that was interrupted goes on where it was.
+Finished stages are skipped, one that was interrupted resumes.  The output
+folder has in ``logs/`` what each stage prints, after the command that runs it.
 """
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
 
 import pandas as pd
-from common import SUMMARY
-from filelock import FileLock, Timeout
 from hyperpyyaml import load_hyperpyyaml
-from stages import RECIPE, Stage, options, read_record, run_stage
-
-from ascmamba_modules.utils.files import write_csv
+from stages import RECIPE, SUMMARY, Stage, end_on_sigterm, options, run_stages
 
 DEMO_SETTINGS = RECIPE / "demo.yaml"
 
@@ -33,10 +30,10 @@ def list_stages(output, corpora, settings, run_options):
     output : Path
         The output folder.
     corpora : dict
-        Folders of tau, cochlscene and cas.
+        Folders of tau, cochlscene and cas; None for the demo.
     settings : dict
-        Settings of each stage that differ from its YAML file's; of a stage
-        whose name begins with that of another, a variant, those are added.
+        Settings of each stage that differ from its YAML file's; "train"
+        stands for all trainings, "minutes" has what each stage takes.
     run_options : list
         SpeechBrain's run options for all stages.
 
@@ -45,146 +42,143 @@ def list_stages(output, corpora, settings, run_options):
     list
         The stages, in order.
     """
+    minutes = settings.get("minutes", {})
     pretraining, cas = output / "pretrain.csv", output / "cas.csv"
+    pseudo = output / "pseudo_label"
 
-    def prepare(name, script, result, *arguments):
+    def stage(name, title, script, result, *arguments):
+        words = tuple(map(str, arguments))
+        return Stage(name, title, script, words, result, minutes.get(name))
+
+    def prepare(name, title, result, *arguments):
         more = options(settings.get(name, {}))
-        arguments = (*arguments, "--output", result, *more)
-        return Stage(name, script, tuple(map(str, arguments)), result)
+        words = (*arguments, "--output", result, *more)
+        return stage(name, title, f"{name}.py", result, *words)
 
-    def train(name, hparams, manifest, **more):
+    def train(name, title, hparams, manifest, **more):
         folder = output / name
-        files = {"manifest": manifest, "output_folder": folder}
-        arguments = options(
-            {**files, **more, **settings.get("train", {})}
+        own = options(
+            {"manifest": manifest, "output_folder": folder}
+            | more
+            | settings["train"]
             | settings.get(name, {})
         )
-        return Stage(
-            name,
-            "train.py",
-            tuple(map(str, (f"hparams/{hparams}", *arguments, *run_options))),
-            folder / SUMMARY,
-            trains=True,
-        )
+        words = (f"hparams/{hparams}.yaml", *own, *run_options)
+        return stage(name, title, "train.py", folder / SUMMARY, *words)
 
-    def ask(name, files, result):
-        arguments = options(files | settings.get(name, {}))
-        arguments = (f"hparams/{name}.yaml", *arguments, *run_options)
-        return Stage(name, f"{name}.py", tuple(map(str, arguments)), result)
+    def ask(name, title, result, **files):
+        own = options(files | settings.get(name, {}))
+        words = (f"hparams/{name}.yaml", *own, *run_options)
+        return stage(name, title, f"{name}.py", result, *words)
 
-    pseudo = output / "pseudo_label"
-    labelling = {
-        "manifest": cas,
-        "output_folder": pseudo,
-        "first": output / "finetune",
-        "second": output / "finetune_se_trans",
-    }
-    stages = [
+    stages = []
+    if corpora is None:
+        world = output / "corpora"
+        corpora = dict.fromkeys(("tau", "cochlscene", "cas"), world)
+        truth = world / "truth.csv"
+        for name in ("prepare_cas", "pseudo_label"):
+            settings.setdefault(name, {})["truth"] = truth
+        make = "make_demo_corpora"
+        own = {"seed": settings["train"]["seed"]} | settings.get(make, {})
+        stages = [
+            stage(
+                *(make, "make synthetic recordings", "-m demo.make_corpora"),
+                *(truth, world, *options(own)),
+            )
+        ]
+    tau_and_cochlscene = {k: corpora[k] for k in ("tau", "cochlscene")}
+    stages += [
         prepare(
-            "prepare_pretraining",
-            "prepare_pretraining.py",
-            pretraining,
-            *options({k: corpora[k] for k in ("tau", "cochlscene")}),
+            *("prepare_pretraining", "list the clips of TAU and CochlScene"),
+            *(pretraining, *options(tau_and_cochlscene)),
         ),
-        prepare("prepare_cas", "prepare_cas.py", cas, corpora["cas"]),
-        train("pretrain", "pretrain.yaml", pretraining),
-        train("baseline", "comparison/baseline.yaml", cas),
+        prepare("prepare_cas", "list the clips of CAS", cas, corpora["cas"]),
+        train("pretrain", "pre-train ASCMamba", "pretrain", pretraining),
         train(
-            "finetune_without_context",
-            "finetune.yaml",
-            cas,
+            *("baseline", "train the challenge's baseline"),
+            *("comparison/baseline", cas),
+        ),
+        train(
+            *("finetune_without_context", "train ASCMamba on audio alone"),
+            *("finetune", cas),
             pretrained_folder=output / "pretrain",
             use_context=False,
         ),
         train(
-            "finetune",
-            "finetune.yaml",
-            cas,
+            *("finetune", "train ASCMamba with place and time"),
+            *("finetune", cas),
             pretrained_folder=output / "pretrain",
         ),
-        train("finetune_se_trans", "finetune_se_trans.yaml", cas),
-        ask("pseudo_label", labelling, pseudo / "manifest.csv"),
-        train(
-            "finetune_pseudo",
-            "finetune_pseudo.yaml",
+        train("finetune_se_trans", "train SE-Trans", "finetune_se_trans", cas),
+        ask(
+            *("pseudo_label", "label the unlabelled clips"),
             pseudo / "manifest.csv",
+            manifest=cas,
+            output_folder=pseudo,
+            first=output / "finetune",
+            second=output / "finetune_se_trans",
+        ),
+        train(
+            *("finetune_pseudo", "train ASCMamba with pseudo-labels"),
+            *("finetune_pseudo", pseudo / "manifest.csv"),
             pretrained_folder=output / "finetune",
         ),
     ]
-    trained = {s.name: s for s in stages if s.trains and s.name != "pretrain"}
-    scoring = {
-        # YAML reads JSON.
-        "models": json.dumps(
-            {name: str(stage.result.parent) for name, stage in trained.items()}
-        ),
+    models = {
+        stage.name: str(stage.result.parent)
+        for stage in stages
+        if stage.trains and stage.name != "pretrain"
+    }
+    evaluation = {
         "manifest": cas,
+        "models": json.dumps(models),  # YAML reads JSON
         "split": "valid",
         "evaluation_manifest": cas,
         "output_folder": output / "evaluate",
         "feature_cache": settings["train"]["feature_cache"],
         "cache_dtype": "float16",  # as the trainings
     }
-    return [
-        *stages,
-        ask("evaluate", scoring, output / "evaluate" / "report.html"),
-    ]
+    report = output / "evaluate" / "report.html"
+    return [*stages, ask("evaluate", "compare them", report, **evaluation)]
 
 
-def choose(stages, first, last):
-    """The stages from one to another.
-
-    Arguments
-    ---------
-    stages : list
-        All of them.
-    first, last : str or None
-        Names; None for the first and the last there is.
-
-    Returns
-    -------
-    list
-        The stages between the two, both included.
-
-    Raises
-    ------
-    ValueError
-        If the second comes before the first.
-    """
-    names = [stage.name for stage in stages]
-    start = names.index(first) if first else 0
-    end = names.index(last) if last else len(names) - 1
-    if start > end:
-        raise ValueError(f"--until {last} comes before --from {first}")
-    return stages[start : end + 1]
+def print_results(output):
+    """Prints the scores of the evaluation, and where to read on."""
+    results = pd.read_csv(output / "evaluate" / "results.csv")
+    results = results[results["metric"] == "macro_accuracy"]
+    results = results.set_index("model")
+    whole = results[results["protocol"] == "all clips"]
+    table = whole[["value", "lower", "upper"]]
+    table.columns = ["macro accuracy", "95 % from", "to"]
+    for condition in ("unseen session", "unseen city"):
+        rows = results[results["condition"] == condition]
+        table = table.join(rows["value"].rename(condition))
+    table = table[table.index.isin(whole.index)].dropna(axis=1, how="all")
+    text = table.rename_axis(None).to_string(float_format="{:.3f}".format)
+    print(f"\n{text}\n\nReport: {shown(output / 'evaluate' / 'report.html')}")
 
 
-def summarise(stages, record):
-    """Makes the table of stages, scores, times and folders.
+def print_commands(output):
+    """Prints commands that classify clips of the demo with its last model."""
+    command = shown(Path(sys.executable).with_name("ascmamba"))
+    model = shown(output / "finetune_pseudo" / "model")
+    clips = pd.read_csv(output / "cas.csv", keep_default_na=False)
+    clip = clips[clips["split"] == "test"].iloc[0]
+    clip_words = [shown(clip["wav"]), "--location", clip["location"]]
+    print("\nClassify recordings with the last model, here clips of the demo:")
+    for words in (
+        [shown(Path(clip["wav"]).parent)],
+        [*clip_words, "--record-time", clip["record_time"]],
+    ):
+        print(
+            f"  {shlex.join([command, 'classify', *words, '--model', model])}"
+        )
 
-    Arguments
-    ---------
-    stages : list
-        The stages run.
-    record : dict
-        Their commands and seconds.
 
-    Returns
-    -------
-    pandas.DataFrame
-        A row a finished stage; macro accuracies in per cent.
-    """
-    rows = []
-    for stage in stages:
-        if not stage.result.exists():
-            continue
-        row = {"stage": stage.name, "valid": None, "test": None}
-        if stage.trains:
-            scores = json.loads(stage.result.read_text())["scores"]
-            row |= {k: round(100 * v, 1) for k, v in scores.items() if v}
-        row["minutes"] = round(record[stage.name]["seconds"] / 60, 1)
-        row["folder"] = str(stage.result.parent)
-        rows.append(row)
-    return pd.DataFrame(rows)
+def shown(path):
+    """A path from here if it lies below, else in full."""
+    path, here = Path(path), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def parse(arguments):
@@ -199,7 +193,7 @@ def parse(arguments):
     parser.add_argument(
         "--demo",
         action="store_true",
-        help="on a made-up world and with a narrow model, see demo.yaml",
+        help="on synthetic corpora and with narrow models, see demo.yaml",
     )
     parser.add_argument(
         "--settings",
@@ -225,22 +219,9 @@ def parse(arguments):
     return args
 
 
-def main(arguments):
-    """Runs from the command line."""
-    args = parse(arguments)
+def run(args):
+    """Runs the stages asked for; prints the results once there are all."""
     output = Path(args.output).absolute()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with FileLock(output / ".lock", timeout=0):
-            run(args, output)
-    except Timeout:
-        sys.exit(f"{output}: another run is at work there")
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"{error}")
-
-
-def run(args, output):
-    """Runs the stages asked for, and prints the table of all."""
     path = args.settings or (DEMO_SETTINGS if args.demo else None)
     settings = load_hyperpyyaml(Path(path).read_text("utf-8")) if path else {}
     settings["train"] = {
@@ -248,53 +229,31 @@ def run(args, output):
         "feature_cache": output / "features",
         **settings.get("train", {}),
     }
-    corpora = {name: vars(args)[name] for name in ("tau", "cochlscene", "cas")}
-    stages = []
-    if args.demo:
-        world = output / "corpora"
-        corpora = dict.fromkeys(corpora, world)
-        make = [str(world), *options(settings.get("make_demo_corpora", {}))]
-        stages.append(
-            Stage(
-                "make_demo_corpora",
-                "-m demo.make_corpora",
-                tuple(map(str, [*make, "--seed", args.seed])),
-                world / "truth.csv",
-            )
-        )
-        for name in ("prepare_cas", "pseudo_label"):
-            settings.setdefault(name, {})["truth"] = world / "truth.csv"
-    # A bar that moves is nothing for a log.
+    corpora = None
+    if not args.demo:
+        names = ("tau", "cochlscene", "cas")
+        corpora = {name: os.path.abspath(vars(args)[name]) for name in names}
+    # No progress bars: what the stages print goes to a file.
     run_options = ["--noprogressbar", *shlex.split(args.run_options)]
-    stages += list_stages(output, corpora, settings, run_options)
-    known = [stage.name for stage in stages]
-    for name in (args.first, args.last):
-        if name is not None and name not in known:
-            raise ValueError(
-                f"no stage '{name}'; the stages are {', '.join(known)}"
-            )
-    record = read_record(output)
-    for stage in choose(stages, args.first, args.last):
-        run_stage(stage, output, shlex.split(args.launcher), record)
-    table = summarise(stages, record)
-    write_csv(table, output / "stages.csv")
-    shown = table.assign(folder=table["folder"].map(_short))
-    shown = shown.to_string(index=False, na_rep="")
-    print(f"\nMacro accuracy in per cent\n{shown}")
-    print(f"\nTable: {output / 'stages.csv'}")
-    for name, place in (
-        ("Test report and plots", output / "finetune_pseudo" / "test"),
-        ("Report on pseudo-labels", output / "pseudo_label" / "round_1"),
-        ("Evaluation, for a browser", output / "evaluate" / "report.html"),
-    ):
-        if place.exists():
-            print(f"{name}: {place}")
+    stages = list_stages(output, corpora, settings, run_options)
+    launcher = shlex.split(args.launcher)
+    run_stages(stages, output, launcher, args.first, args.last)
+    if stages[-1].result.exists():
+        print_results(output)
+        if args.demo:
+            print_commands(output)
 
 
-def _short(folder):
-    here = Path.cwd()
-    folder = Path(folder)
-    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+def main(arguments):
+    """Runs from the command line."""
+    args = parse(arguments)
+    end_on_sigterm()
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted; the same command again goes on from here.")
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"{error}")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,30 @@
-"""Running commands of the recipe one after another, each only once.
+"""Runs commands of the recipe one after another, each only once.
 
-A finished command is skipped when the same is run again, and one that was
-killed goes on where it was, if it can.
+Finished stages are skipped when the same commands are run again, and one that
+was killed resumes.  What a stage prints goes to ``logs/`` in the output folder;
+on the terminal it has one line, with a progress bar while it trains.
 """
 
-import ctypes
 import json
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from ascmamba_modules.utils.files import replacing
 
 RECIPE = Path(__file__).resolve().parent
 RECORD = "stages.json"
+SUMMARY = "summary.json"  # a finished training leaves it
 _LAUNCHED = ("train.py", "pseudo_label.py")
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -30,136 +35,195 @@ class Stage:
     ---------
     name : str
         Its name, also that of its folder or file in the output folder.
+    title : str
+        What it does, for the terminal.
     script : str
         Script of this folder.
     arguments : tuple
         Its arguments.
     result : Path
-        What is there once it is finished.
-    trains : bool
-        Whether it trains a model, and leaves a summary of its scores.
+        What is there once it is finished; ``summary.json`` for a training.
+    minutes : float, optional
+        What it takes, about.
     """
 
     name: str
+    title: str
     script: str
     arguments: tuple
     result: Path
-    trains: bool = False
+    minutes: float | None = None
 
     @property
-    def left(self):
-        """What there is once it has begun: a folder, or the result."""
+    def trains(self):
+        """Whether it trains a model, and leaves its scores."""
+        return self.result.name == SUMMARY
+
+    @property
+    def started_output(self):
+        """What is there once it has begun: its folder, or the result."""
         is_folder = self.result.parent.name == self.name
         return self.result.parent if is_folder else self.result
 
-    def command(self, launcher=()):
-        """The command line, for this Python or through a launcher."""
-        launch = launcher or [sys.executable]
-        return [*launch, *self.script.split(), *self.arguments]
+
+def end_on_sigterm():
+    """Lets SIGTERM end this process as Ctrl-C does, its stage with it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def options(settings):
-    """Turns a mapping into command-line options."""
-    return [
-        word for key, value in settings.items() for word in (f"--{key}", value)
-    ]
+    """Turns a mapping into command-line options.
+
+    Example
+    -------
+    >>> options({"lr": 0.1, "channels": 8})
+    ('--lr', '0.1', '--channels', '8')
+    """
+    return tuple(w for k, v in settings.items() for w in (f"--{k}", str(v)))
 
 
-def run_stage(stage, output, launcher, record):
-    """Runs a stage unless it is finished.
+def run_stages(stages, output, launcher=(), first=None, last=None):
+    """Runs the stages that are not finished.
 
     Arguments
     ---------
-    stage : Stage
-        What to run.
+    stages : list
+        All stages, in order.
     output : Path
-        The output folder; what the stage prints goes to ``logs/`` in it, too.
-    launcher : list
-        Command that starts a training, such as torchrun; empty for Python.
-    record : dict
-        Commands and seconds of the stages so far, by name; kept up to date.
+        The output folder.
+    launcher : sequence
+        Command that starts trainings, such as torchrun; empty for Python.
+    first, last : str, optional
+        Names of the stages to begin and to end with.
 
     Raises
     ------
     ValueError
-        If it was begun with another command.
+        For unknown names, or if a stage was begun with other settings.
     RuntimeError
-        If it fails.
+        If a stage fails or another run is at work in the folder.
+    OSError
+        If the folder cannot be written.
     """
-    command = stage.command(launcher if stage.script in _LAUNCHED else ())
-    begun = {"arguments": list(stage.arguments), "seconds": 0.0}
-    earlier = record.get(stage.name, begun)
-    if earlier["arguments"] == begun["arguments"]:
-        begun = earlier
-    elif stage.left.exists():
-        raise ValueError(
-            f"Stage {stage.name} was begun with other settings:\n"
-            f"  {shlex.join(earlier['arguments'])}\n"
-            f"Choose another output folder, or remove {stage.left}."
-        )
-    record[stage.name] = begun
-    if stage.result.exists():
-        print(f"== {stage.name}: finished before")
-        return
-    print(f"\n== {stage.name}\n$ {shlex.join(command)}", flush=True)
-    log = output / "logs" / f"{stage.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    write_record(output, record)
-    start = time.time()
-    code = run_and_log(command, log)
-    begun["seconds"] += round(time.time() - start, 1)
-    write_record(output, record)
-    if code or not stage.result.exists():
-        raise RuntimeError(
-            f"Stage {stage.name} failed (exit code {code}). Its log: {log}\n"
-            "The same command again goes on from here."
-        )
+    names = [stage.name for stage in stages]
+    for name in (first, last):
+        if name is not None and name not in names:
+            raise ValueError(
+                f"no stage '{name}'; the stages are {', '.join(names)}"
+            )
+    start = names.index(first) if first else 0
+    end = names.index(last) + 1 if last else len(names)
+    if start >= end:
+        raise ValueError(f"--until {last} comes before --from {first}")
+    (output / "logs").mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(output / ".lock", timeout=0):
+            for number, stage in enumerate(stages[start:end], start + 1):
+                position = f"{number:>2} of {len(stages)}"
+                _run_stage(stage, position, output, launcher)
+    except Timeout:
+        raise RuntimeError(f"{output}: another run is at work there") from None
 
 
-def run_and_log(command, log):
-    """Runs a command in this folder; shows and keeps what it prints.
-
-    Arguments
-    ---------
-    command : list
-        Program and arguments.
-    log : Path
-        File to add to.
-
-    Returns
-    -------
-    int
-        The exit code.
-    """
-    with (
-        open(log, "ab") as file,
-        subprocess.Popen(
-            command,
-            cwd=RECIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=_die_with_parent,
-        ) as process,
-    ):
-        while part := process.stdout.read1():
-            file.write(part)
-            sys.stdout.buffer.write(part)
-            sys.stdout.flush()
-    return process.returncode
-
-
-def _die_with_parent():
-    """Else a killed run would leave a stage at work, beside the next run's."""
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-
-
-def read_record(output):
-    """What was run in an output folder."""
+def _run_stage(stage, position, output, launcher):
     path = output / RECORD
-    return json.loads(path.read_text()) if path.exists() else {}
+    record = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    earlier = record.get(stage.name)
+    if earlier and earlier != list(stage.arguments):
+        if stage.started_output.exists():
+            raise ValueError(
+                f"Stage {stage.name} was begun with another "
+                f"{_changed(earlier, stage.arguments)}: choose another output "
+                f"folder, or remove {stage.started_output}"
+            )
+    head = f"{position}  {stage.title}"
+    if stage.result.exists():
+        print(f"{head}: finished before{_scores(stage)}", flush=True)
+        return
+    record[stage.name] = list(stage.arguments)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2), "utf-8")
+    if stage.minutes:
+        head += f", about {_duration(60 * stage.minutes)}"
+    log = output / "logs" / f"{stage.name}.log"
+    is_launched = launcher and stage.script in _LAUNCHED
+    start = [*launcher] if is_launched else [sys.executable]
+    is_terminal = sys.stderr.isatty()
+    print(head, end="" if not is_terminal else "\r", flush=True)
+    seconds, code = _run(
+        [*start, *stage.script.split(), *stage.arguments], log, head, stage
+    )
+    if code or not stage.result.exists():
+        lines = log.read_text("utf-8", errors="replace").strip().splitlines()
+        print(f"{head if is_terminal else ''}: failed", flush=True)
+        raise RuntimeError(
+            f"{lines[-1]}\nStage {stage.name} failed (exit code {code}), its "
+            f"log is {log}. The same command again goes on from here."
+        )
+    text = f": {_duration(seconds)}{_scores(stage)}"
+    print(f"{head if is_terminal else ''}{text}", flush=True)
 
 
-def write_record(output, record):
-    """Writes what was run, whole or not at all."""
-    with replacing(output / RECORD) as temporary:
-        temporary.write_text(json.dumps(record, indent=2))
+def _run(command, log, head, stage):
+    """Runs a command in this folder; gives its seconds and exit code."""
+    start = time.monotonic()
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(f"$ {shlex.join(command)}\n")
+        file.flush()
+        process = subprocess.Popen(
+            command, cwd=RECIPE, stdout=file, stderr=subprocess.STDOUT
+        )
+        form = "{desc} {elapsed}"
+        bar = tqdm(desc=head, bar_format=form, leave=False, disable=None)
+        try:
+            with bar:
+                while process.poll() is None:
+                    if stage.trains and not bar.disable:
+                        _show_epochs(stage.result.parent, bar)
+                    bar.refresh()
+                    time.sleep(0.2)
+        finally:  # this run is interrupted: the stage ends with it
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+    return time.monotonic() - start, process.returncode
+
+
+def _show_epochs(folder, bar):
+    """Sets a progress bar to the epochs that a training has done."""
+    settings, log = folder / "hyperparams.yaml", folder / "train_log.txt"
+    if bar.total is None and settings.exists():
+        text = settings.read_text("utf-8")
+        if found := re.search(r"^number_of_epochs: (\d+)", text, re.MULTILINE):
+            bar.total = int(found[1])
+            bar.bar_format = "{desc} |{bar:20}| {n} of {total} epochs {elapsed}"
+    if log.exists():
+        bar.n = log.read_text("utf-8").count("train loss")
+
+
+def _changed(earlier, now):
+    """Names of the options that two command lines differ in."""
+    earlier, now = (
+        {a: b for a, b in pairwise(words) if a.startswith("--")}
+        for words in (earlier, now)
+    )
+    names = {**earlier, **now}
+    changed = [n for n in names if earlier.get(n) != now.get(n)]
+    return ", ".join(changed) or "command"
+
+
+def _duration(seconds):
+    if seconds < 50:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _scores(stage):
+    """Scores of a training, as a text."""
+    if not stage.trains:
+        return ""
+    scores = json.loads(stage.result.read_text("utf-8"))["scores"]
+    parts = [f"{k} {v:.3f}" for k, v in scores.items() if v is not None]
+    return f", macro accuracy {', '.join(parts)}" if parts else ""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import speechbrain as sb
 from common import (
-    SUMMARY,
     check_range,
     exit_naming,
     exit_on,
@@ -25,6 +24,7 @@ from ruamel.yaml import YAML
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TensorboardLogger
+from stages import SUMMARY
 
 from ascmamba_modules.data.feature_cache import FeatureCache
 from ascmamba_modules.data.manifest import (

@@ -1,19 +1,21 @@
-"""All stages by one command, killed in each of them."""
+"""All stages by one command, killed on the way."""
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import pandas as pd
 import pytest
-from run_all import choose, main
-from stages import RECIPE, Stage
+from recipe_commands import run
+from run_all import main
+from stages import RECIPE
 
 TINY = """
+make_demo_corpora:
+    {tau-clips: 6, cochlscene-clips: 6, cas-clips: 16, seconds: 0.3}
 prepare_cas:
     split: session
 train: {num_workers: 0, n_mels: 16, number_of_epochs: 2, batch_size: 16}
@@ -24,134 +26,61 @@ finetune_pseudo: *tiny
 baseline: &narrow {se_channels: [8, 16], n_heads: 2, d_ffn: 16}
 finetune_se_trans: *narrow
 pseudo_label: {num_workers: 0}
-evaluate: {seeds: [1], hardest: 1}
+evaluate: {split: test, evaluation_split: test, seeds: [1], hardest: 1}
 """
-STAGES = [
-    "prepare_pretraining",
-    "prepare_cas",
+TRAININGS = (
     "pretrain",
     "baseline",
     "finetune_without_context",
     "finetune",
     "finetune_se_trans",
-    "pseudo_label",
     "finetune_pseudo",
-    "evaluate",
-]
+)
 
 
-def begin(output, world, settings, *more):
-    """Starts the command; what it prints can be read line by line."""
-    corpora = [f"--{name}={world}" for name in ("tau", "cochlscene", "cas")]
-    return subprocess.Popen(
-        [sys.executable, RECIPE / "run_all.py", output, *corpora]
-        + [f"--settings={settings}", "--run-options=--device cpu", *more],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def processes_of(output):
-    """Command lines of the processes at work in an output folder."""
-    lines = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_text()
-        except OSError:  # it has ended meanwhile
-            continue
-        if f"{output}/" in line:
-            lines.append(line)
-    return lines
-
-
-def test_killed_in_each_stage_it_ends_with_all_complete(world, tmp_path):
+def test_killed_it_resumes_and_ends_with_commands(tmp_path):
     settings, output = tmp_path / "tiny.yaml", tmp_path / "out"
     settings.write_text(TINY)
-    finished = set()
-    for number, name in enumerate(STAGES):
-        process = begin(output, world, settings)
-        for line in process.stdout:
-            if line.startswith(f"== {name}"):
-                break
-            if line.strip().endswith(": finished before"):
-                finished.add(line.split()[1].strip(":"))
-        assert name not in finished
-        time.sleep(0.2 + number % 4)  # before, in, or after its epochs
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        # The stage dies with it: a second one would write beside it.
-        deadline = time.time() + 20
-        while processes_of(output) and time.time() < deadline:
-            time.sleep(0.05)
-        assert not processes_of(output)
+    words = ["run_all.py", output, "--demo", f"--settings={settings}"]
+    words += ["--run-options=--device cpu"]
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        cwd=RECIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    log = output / "pretrain" / "train_log.txt"
+    while not log.exists() and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)  # its stage, too
+    assert process.wait() == -signal.SIGKILL
 
-    process = begin(output, world, settings)
-    text, _ = process.communicate()
-    assert process.returncode == 0, text[-3000:]
-    table = pd.read_csv(output / "stages.csv")
-    assert table["stage"].tolist() == STAGES
-    trained = table["valid"].notna()
-    assert trained.sum() == 5  # pre-training has no validation clips
-    assert "Macro accuracy in per cent" in text
-    for name in STAGES[2:7] + STAGES[8:9]:
+    text = run(words)
+    assert text.count(": finished before") == 3
+    for name in TRAININGS:
         assert (output / name / "model" / "model.safetensors").exists()
         log = (output / name / "train_log.txt").read_text()
         epochs = [line.split(",")[0] for line in log.splitlines()]
         assert epochs[:2] == ["epoch: 1", "epoch: 2"]
-        summary = json.loads((output / name / "summary.json").read_text())
-        assert set(summary) == {"scores", "seconds"}
-
+        scores = json.loads((output / name / "summary.json").read_text())
+        assert set(scores) == {"scores", "seconds"}
     assert (output / "evaluate" / "report.html").exists()
+    assert "Traceback" not in text and "Warning" not in text
+    table = text[text.index("macro accuracy  95 %") :].splitlines()
+    assert [line.split()[0] for line in table[1:6]] == list(TRAININGS[1:])
+    assert all(0 <= float(line.split()[1]) <= 1 for line in table[1:6])
 
-    # Once more: nothing is left to do.
-    process = begin(output, world, settings)
-    text, _ = process.communicate()
-    assert text.count(": finished before") == len(STAGES)
+    # The commands at the end can be pasted.
+    commands = [line for line in text.splitlines() if " classify " in line]
+    assert len(commands) == 2
+    answers = run(shlex.split(commands[1]), launcher=())
+    assert answers.count(".wav") == 1
 
     # Other settings are refused, and nothing is lost.
     settings.write_text(TINY.replace("n_mels: 16", "n_mels: 8"))
-    process = begin(output, world, settings)
-    text, _ = process.communicate()
-    assert process.returncode == 1
-    assert "pretrain was begun with other settings" in text
-
-
-def test_failing_stage_is_named_with_its_log(world, tmp_path):
-    settings, output = tmp_path / "tiny.yaml", tmp_path / "out"
-    settings.write_text("prepare_cas: {max-problems: many}")
-    process = begin(output, world, settings, "--until=prepare_cas")
-    text, _ = process.communicate()
-    assert process.returncode == 1
-    assert "Stage prepare_cas failed (exit code 2)" in text
-    log = output / "logs" / "prepare_cas.log"
-    assert str(log) in text and "max-problems" in log.read_text()
-    assert (output / "pretrain.csv").exists()
-
-
-def test_two_at_once_are_refused(world, tmp_path):
-    settings, output = tmp_path / "tiny.yaml", tmp_path / "out"
-    settings.write_text(TINY)
-    first = begin(output, world, settings, "--until=prepare_pretraining")
-    assert first.stdout.readline()
-    while not (output / "stages.json").exists():
-        time.sleep(0.01)
-    second = begin(output, world, settings)
-    text, _ = second.communicate()
-    first.communicate()
-    assert "another run is at work there" in text
-    assert second.returncode == 1 and first.returncode == 0
-
-
-def test_stages_are_chosen_by_name(tmp_path):
-    stages = [Stage(name, "x.py", (), tmp_path) for name in "abcd"]
-    names = [stage.name for stage in choose(stages, "b", "c")]
-    assert names == ["b", "c"]
-    assert choose(stages, None, None) == stages
-    with pytest.raises(ValueError, match="--until a comes before --from b"):
-        choose(stages, "b", "a")
+    text = run(words, expect=1)
+    assert "pretrain was begun with another --n_mels" in text
 
 
 @pytest.mark.parametrize(
@@ -173,17 +102,8 @@ def test_corpora_must_be_named(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_interrupt_signal_ends_the_stage_too(world, tmp_path):
-    settings, output = tmp_path / "tiny.yaml", tmp_path / "out"
-    settings.write_text(TINY)
-    process = begin(output, world, settings)
-    for line in process.stdout:
-        if line.startswith("== prepare_pretraining"):
-            break
-    process.send_signal(signal.SIGTERM)
-    process.wait()
-    process.stdout.close()
-    deadline = time.time() + 20
-    while processes_of(output) and time.time() < deadline:
-        time.sleep(0.05)
-    assert not processes_of(output)
+def test_real_corpora_are_prepared(world, tmp_path):
+    corpora = [f"--{name}={world}" for name in ("tau", "cochlscene", "cas")]
+    main([str(tmp_path / "out"), *corpora, "--until=prepare_cas"])
+    for name in ("pretrain.csv", "cas.csv"):
+        assert (tmp_path / "out" / name).exists()

@@ -1,0 +1,122 @@
+"""Commands one after another: skipped, resumed, refused, ended."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from stages import RECIPE, Stage, run_stages
+
+WRITE = "import sys; open(sys.argv[2], 'w').write(sys.argv[4])"
+
+
+def write(path, text="x"):
+    """A stage that writes a file."""
+    words = (WRITE, "--to", str(path), "--text", text)
+    return Stage(path.stem, f"write {path.stem}", "-c", words, path)
+
+
+def fail(path):
+    words = ("import sys; print('reason'); sys.exit('no space left')",)
+    return Stage(path.stem, "fail", "-c", words, path)
+
+
+@pytest.fixture
+def stages(tmp_path):
+    return [write(tmp_path / f"{name}.txt") for name in "abc"]
+
+
+def test_finished_stages_are_skipped(stages, tmp_path, capfd):
+    run_stages(stages, tmp_path)
+    lines = capfd.readouterr().out.splitlines()
+    assert [line[:22] for line in lines] == [
+        f" {n} of 3  write {name}: 0 s" for n, name in enumerate("abc", 1)
+    ]
+    (tmp_path / "a.txt").write_text("kept")
+    stages[1].result.unlink()
+    run_stages(stages, tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "kept"
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.endswith("finished before") for line in lines] == [1, 0, 1]
+
+
+def test_stages_are_chosen_by_name(stages, tmp_path, capfd):
+    run_stages(stages, tmp_path, first="b", last="b")
+    assert capfd.readouterr().out.startswith(" 2 of 3  write b")
+    assert [path.name for path in tmp_path.glob("*.txt")] == ["b.txt"]
+    with pytest.raises(ValueError, match="--until a comes before --from b"):
+        run_stages(stages, tmp_path, first="b", last="a")
+    with pytest.raises(ValueError, match="no stage 'x'; the stages are a, b"):
+        run_stages(stages, tmp_path, first="x")
+
+
+def test_failing_stage_is_named_with_its_reason_and_log(stages, tmp_path):
+    stages[1] = fail(tmp_path / "b.txt")
+    with pytest.raises(RuntimeError) as error:
+        run_stages(stages, tmp_path)
+    log = tmp_path / "logs" / "b.log"
+    assert f"{error.value}".startswith("no space left\nStage b failed (exit")
+    assert str(log) in f"{error.value}"
+    assert log.read_text().startswith(f"$ {sys.executable} -c")
+    assert "reason" in log.read_text()
+    assert not stages[2].result.exists()
+
+
+def test_stage_without_result_has_failed(tmp_path):
+    stage = Stage("a", "a", "-c", ("print('done')",), tmp_path / "a.txt")
+    with pytest.raises(RuntimeError, match="Stage a failed"):
+        run_stages([stage], tmp_path)
+
+
+def test_other_settings_are_refused(stages, tmp_path):
+    run_stages(stages, tmp_path)
+    stages[0] = write(tmp_path / "a.txt", "other")
+    message = f"Stage a was begun with another --text.*{tmp_path / 'a.txt'}"
+    with pytest.raises(ValueError, match=message):
+        run_stages(stages, tmp_path)
+    stages[0].result.unlink()  # as the message says
+    run_stages(stages, tmp_path)
+    assert stages[0].result.read_text() == "other"
+
+
+def test_two_at_once_are_refused(stages, tmp_path):
+    with FileLock(tmp_path / ".lock"):
+        with pytest.raises(RuntimeError, match="another run is at work there"):
+            run_stages(stages, tmp_path)
+    assert not stages[0].result.exists()
+    run_stages(stages, tmp_path)
+
+
+def test_launcher_starts_trainings_alone(stages, tmp_path):
+    train = Stage("d", "train", "train.py", ("x",), tmp_path / "d.txt")
+    with pytest.raises(RuntimeError):
+        run_stages([*stages, train], tmp_path, ["echo", "launched"])
+    log = (tmp_path / "logs" / "d.log").read_text().splitlines()
+    assert log == ["$ echo launched train.py x", "launched train.py x"]
+    assert stages[2].result.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stage_ends_with_the_run(tmp_path, number):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    sleeper = f"import time; f = open({str(fifo)!r}, 'w'); time.sleep(600)"
+    code = (
+        "from pathlib import Path; from stages import *; end_on_sigterm();"
+        f"run_stages([Stage('a', 'a', '-c', ({sleeper!r},), Path('a.txt'))],"
+        f"Path({str(tmp_path)!r}))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=RECIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    with open(fifo) as file:  # opens once the stage is at work
+        process.send_signal(number)
+        assert process.wait() != 0
+        assert file.read() == ""  # the stage has closed it
+    assert not Path(RECIPE / "a.txt").exists()
