@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from ascmamba_modules.data.manifest import write_manifest
+from ascmamba_modules.selective_scan import interface
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "ASC"
 MAMBA = (
@@ -90,6 +91,7 @@ def run_here(arguments, expect=0, folder=RECIPE):
         # pip freeze, for env.log
         name = "speechbrain.utils.logger.get_environment_description"
         patch.setattr(name, str)
+        patch.setattr(interface, "_logged_choices", set())
         try:
             module.main(words)
         except SystemExit as error:
