@@ -4,6 +4,7 @@ Source: A. Gu and T. Dao, "Mamba: Linear-Time Sequence Modeling with Selective
 State Spaces", 2023, section 3.4 and figure 3.
 """
 
+import functools
 import itertools
 import math
 
@@ -14,10 +15,9 @@ from torch import nn
 from ascmamba_modules.selective_scan import (
     check_engine,
     choose_engine,
-    mamba_inner_cpu,
-    mamba_inner_triton,
-    selective_scan,
+    mamba_inner,
 )
+from ascmamba_modules.selective_scan.triton.mamba import mamba_inner_triton
 
 # What in_proj gives out at a time, in bytes, where the engine is "cpu" and no
 # gradient is asked for: what is still in the cache need not be fetched again.
@@ -129,85 +129,29 @@ class Mamba(nn.Module):
         torch.Tensor
             (batch, length, d_model).
         """
-        engine = _engine_for(self, x)
-        if engine == "triton":
-            return _run_triton([self], x, mask, backwards=int(reverse))
-        if engine == "cpu" and not torch.is_grad_enabled():
-            return _in_blocks(
-                lambda x, mask: self._forward(x, mask, reverse, engine),
-                *(x, mask, self),
-            )
-        return self._forward(x, mask, reverse, engine)
+        engine = _choose_engine(self, x)
+        forward = functools.partial(
+            self.with_engine, reverse=reverse, engine=engine
+        )
+        return _in_blocks(forward, x, mask, self.d_inner, engine)
 
-    def _forward(self, x, mask, reverse, engine):
+    def with_engine(self, x, mask, reverse, engine):
+        """:meth:`forward` by an engine that runs here."""
         xz = self.in_proj(x)  # (B, L, 2 E)
-        A = -torch.exp(self.A_log.float())  # (E, N)
-        inner = self._inner_cpu if engine == "cpu" else self._inner
-        return self.out_proj(inner(xz, A, mask, reverse))  # (B, L, D)
+        y = mamba_inner(xz, *self.inner_weights(), mask, reverse, engine)
+        return self.out_proj(y)  # (B, L, D)
 
-    def _inner_cpu(self, xz, A, mask, reverse):
-        """All between the outer projections, fused."""
-        full = torch.promote_types(xz.dtype, torch.float32)
-        inputs = (
-            xz,
-            self.conv1d.weight,
+    def inner_weights(self):
+        """The arguments conv_weight to D of ``mamba_inner``."""
+        return (
+            self.conv1d.weight.squeeze(1),  # (E, d_conv)
             self.conv1d.bias,
             self.x_proj.weight,
             self.dt_proj.weight,
             self.dt_proj.bias,
-            A,
+            -torch.exp(self.A_log.float()),  # (E, N)
             self.D,
-            mask,
         )
-        with torch.autocast(xz.device.type, enabled=False):
-            inputs = (x if x is None else x.to(full) for x in inputs)
-            return mamba_inner_cpu(*inputs, reverse=reverse)  # (B, L, E)
-
-    def _inner(self, xz, A, mask, reverse):
-        """All between the outer projections, with any engine."""
-        u, z = xz.chunk(2, dim=-1)  # each (B, L, E)
-        if mask is not None:
-            mask = mask.unsqueeze(-1).to(u.dtype)  # (B, L, 1)
-            u = u * mask
-        u = F.silu(self._causal_convolution(u, reverse))  # (B, L, E)
-        if mask is not None:
-            u = u * mask
-        step, B, C = self.x_proj(u).split(
-            [self.dt_rank, self.d_state, self.d_state], dim=-1
-        )  # (B, L, R), (B, L, N), (B, L, N)
-        # The bias goes into the scan, which adds it in full precision.
-        delta = F.linear(step, self.dt_proj.weight)  # (B, L, E)
-        y = selective_scan(
-            u.transpose(1, 2),  # (B, E, L)
-            delta.transpose(1, 2),
-            A,
-            B.transpose(1, 2),  # (B, N, L)
-            C.transpose(1, 2),
-            self.D.float(),
-            z=z.transpose(1, 2),
-            delta_bias=self.dt_proj.bias.float(),
-            delta_softplus=True,
-            engine=self.engine,
-            reverse=reverse,
-        )
-        return y.transpose(1, 2)  # (B, L, E)
-
-    def _causal_convolution(self, u, reverse):
-        # As an image of height 1 whose channels are last in memory: oneDNN
-        # has a fast depthwise kernel for those, not for sequences.
-        image = u.transpose(1, 2).unsqueeze(2)  # (B, E, 1, L)
-        weight = self.conv1d.weight.unsqueeze(2)  # (E, 1, 1, d_conv)
-        image = F.conv2d(
-            image,
-            weight.flip(3) if reverse else weight,
-            self.conv1d.bias,
-            padding=(0, self.d_conv - 1),
-            groups=self.d_inner,
-        )
-        # Padded at both ends; each direction keeps what lies in its past.
-        first = self.d_conv - 1 if reverse else 0
-        image = image[..., first : first + u.shape[1]]
-        return image.squeeze(2).transpose(1, 2)  # (B, L, E)
 
 
 class BidirectionalMamba(nn.Module):
@@ -235,8 +179,8 @@ class BidirectionalMamba(nn.Module):
 
     def __init__(self, d_model, **mamba_options):
         super().__init__()
-        self.forwards = Mamba(d_model, **mamba_options)
-        self.backwards = Mamba(d_model, **mamba_options)
+        self.forward_mamba = Mamba(d_model, **mamba_options)
+        self.backward_mamba = Mamba(d_model, **mamba_options)
 
     def forward(self, x, mask=None):
         """Maps a batch of sequences.
@@ -254,19 +198,48 @@ class BidirectionalMamba(nn.Module):
         torch.Tensor
             (batch, length, d_model).
         """
-        engine = _engine_for(self.forwards, x)
+        engine = _choose_engine(self.forward_mamba, x)
         if engine == "triton":
-            blocks = [self.forwards, self.backwards]
-            return _run_triton(blocks, x, mask, backwards=0b10)
-        if engine == "cpu" and not torch.is_grad_enabled():
-            return _in_blocks(self._forward, x, mask, self.forwards)
-        return self._forward(x, mask)
+            return self._in_one_launch(x, mask)
+        forward = functools.partial(self._one_by_one, engine=engine)
+        d_inner = self.forward_mamba.d_inner
+        return _in_blocks(forward, x, mask, d_inner, engine)
 
-    def _forward(self, x, mask):
-        return self.forwards(x, mask) + self.backwards(x, mask, reverse=True)
+    def _one_by_one(self, x, mask, engine):
+        y = self.forward_mamba.with_engine(x, mask, False, engine)
+        return y + self.backward_mamba.with_engine(x, mask, True, engine)
+
+    def _in_one_launch(self, x, mask):
+        """Each matrix product and kernel runs once, for both directions."""
+        pair = self.forward_mamba, self.backward_mamba
+
+        def joined(name, dim=0):
+            tensors = [mamba.get_parameter(name) for mamba in pair]
+            return torch.cat(tensors, dim)
+
+        has_bias = pair[0].in_proj.bias is not None
+        weights = (
+            None if w[0] is None else torch.stack(w)
+            for w in zip(*(mamba.inner_weights() for mamba in pair))
+        )
+        xz = F.linear(
+            x,
+            joined("in_proj.weight"),  # (2 * 2 E, D)
+            joined("in_proj.bias") if has_bias else None,
+        )
+        y = mamba_inner_triton(
+            xz.unflatten(2, (2, -1)),  # (B, L, 2, 2 E)
+            *weights,
+            mask,
+            reverse_mask=0b10,
+        )  # (B, L, 2, E)
+        bias = None
+        if has_bias:
+            bias = pair[0].out_proj.bias + pair[1].out_proj.bias
+        return F.linear(y.flatten(2), joined("out_proj.weight", 1), bias)
 
 
-def _engine_for(mamba, x):
+def _choose_engine(mamba, x):
     if x.dim() != 3 or x.numel() == 0:
         raise ValueError(
             "Mamba takes (batch, length, d_model), batch and length not "
@@ -275,49 +248,15 @@ def _engine_for(mamba, x):
     return choose_engine(mamba.engine, x, mamba.A_log)
 
 
-def _in_blocks(function, x, mask, mamba):
-    """Calls function(x, mask) on a few sequences at a time."""
-    bytes_each = 2 * mamba.d_inner * x.shape[1] * x.element_size()
-    rows = max(1, _BLOCK_BYTES // bytes_each)
+def _in_blocks(forward, x, mask, d_inner, engine):
+    """Calls forward(x, mask), on a few sequences at a time if that pays."""
+    rows = len(x)
+    if engine == "cpu" and not torch.is_grad_enabled():
+        bytes_each = 2 * d_inner * x.shape[1] * x.element_size()
+        rows = max(1, _BLOCK_BYTES // bytes_each)
     if rows >= len(x):
-        return function(x, mask)
+        return forward(x, mask)
     masks = itertools.repeat(None)
     if mask is not None:
         masks = mask.expand(x.shape[:2]).split(rows)
-    return torch.cat([function(*block) for block in zip(x.split(rows), masks)])
-
-
-def _run_triton(blocks, x, mask, backwards):
-    """The sum of Mamba blocks over the same sequences, in one launch each of
-    all matrix products and kernels; bit k of ``backwards`` is set if block k
-    reads time backwards."""
-
-    def stacked(name):
-        tensors = [block.get_parameter(name) for block in blocks]
-        return torch.stack(tensors)  # (K, ...)
-
-    has_conv_bias = blocks[0].conv1d.bias is not None
-    has_bias = blocks[0].in_proj.bias is not None
-    xz = F.linear(
-        x,
-        stacked("in_proj.weight").flatten(0, 1),  # (K 2 E, D)
-        stacked("in_proj.bias").flatten() if has_bias else None,
-    )
-    y = mamba_inner_triton(
-        xz.unflatten(2, (len(blocks), -1)),  # (B, L, K, 2 E)
-        stacked("conv1d.weight").squeeze(2),  # (K, E, d_conv)
-        stacked("conv1d.bias") if has_conv_bias else None,
-        stacked("x_proj.weight"),
-        stacked("dt_proj.weight"),
-        stacked("dt_proj.bias"),
-        -torch.exp(stacked("A_log").float()),  # (K, E, N)
-        stacked("D"),
-        mask,
-        backwards,
-    )  # (B, L, K, E)
-    out_weight = torch.cat([block.out_proj.weight for block in blocks], dim=1)
-    return F.linear(
-        y.flatten(2),
-        out_weight,  # (D, K E)
-        stacked("out_proj.bias").sum(0) if has_bias else None,
-    )
+    return torch.cat([forward(*block) for block in zip(x.split(rows), masks)])

@@ -64,7 +64,9 @@ def multiply_adds(model, *inputs):
     # layer; the latter is taken only where no gradient is asked for.
     with (
         mock.patch("ascmamba_modules.mamba.choose_engine", lambda *_: "torch"),
-        mock.patch("ascmamba_modules.mamba.selective_scan", counted_scan),
+        mock.patch(
+            "ascmamba_modules.selective_scan.inner.selective_scan", counted_scan
+        ),
         sdpa_kernel(SDPBackend.MATH),
         torch.enable_grad(),
         FlopCounterMode(display=False) as counter,

@@ -163,7 +163,7 @@ def test_triton_takes_both_directions_at_once():
     names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
     pair = [torch.stack([x[n].detach() for x in inputs]) for n in names]
     pair[3:5] = [x.unsqueeze(2) for x in pair[3:5]]
-    y, state = triton_engine.scan_triton(*pair, True, backwards=0b10)
+    y, state = triton_engine.scan_triton(*pair, True, reverse_mask=0b10)
     for k, reverse in enumerate((False, True)):
         expected = selective_scan(
             **inputs[k],

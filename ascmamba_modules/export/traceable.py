@@ -71,12 +71,14 @@ class TraceablePair(nn.Module):
 
     def __init__(self, pair):
         super().__init__()
-        self.forwards = TraceableMamba(pair.forwards)
-        self.backwards = TraceableMamba(pair.backwards)
+        self.forward_mamba = TraceableMamba(pair.forward_mamba)
+        self.backward_mamba = TraceableMamba(pair.backward_mamba)
 
     def forward(self, x, mask=None):
         """Maps (batch, length, d_model); there is no padding to mask."""
-        return self.forwards(x, mask) + self.backwards(x, mask, reverse=True)
+        return self.forward_mamba(x, mask) + self.backward_mamba(
+            x, mask, reverse=True
+        )
 
 
 def _scan(delta, driven, A, B, C):

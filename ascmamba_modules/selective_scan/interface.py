@@ -172,12 +172,12 @@ def engine_status(device="cpu"):
         "torch": None,
     }
     if kind == "cuda":
-        status["triton"] = triton_check.why_not()
-        status["mamba_ssm"] = mamba_ssm_engine.why_not()
+        status["triton"] = triton_check.unavailable_reason()
+        status["mamba_ssm"] = mamba_ssm_engine.unavailable_reason()
     if kind == "cpu":
         if triton_engine.interpreting():
-            status["triton"] = triton_engine.why_not_installed()
-        status["cpu"] = cpu_library.why_not()
+            status["triton"] = triton_engine.missing_reason()
+        status["cpu"] = cpu_library.unavailable_reason()
     return status
 
 
@@ -202,7 +202,7 @@ def check_engine(engine):
     """
     _check_name(engine)
     if engine == "triton" and triton_engine.interpreting():
-        _refuse(engine, triton_engine.why_not_installed())
+        _raise_unavailable(engine, triton_engine.missing_reason())
         return
     never = {
         "triton": triton_check,
@@ -210,7 +210,7 @@ def check_engine(engine):
         "cpu": cpu_library,
     }
     if engine in never:
-        _refuse(engine, never[engine].why_not())
+        _raise_unavailable(engine, never[engine].unavailable_reason())
 
 
 def _check_name(engine):
@@ -222,7 +222,7 @@ def _check_name(engine):
         )
 
 
-def _refuse(engine, reason):
+def _raise_unavailable(engine, reason):
     if reason:
         raise RuntimeError(f"Engine '{engine}' cannot run here: {reason}.")
 
@@ -257,10 +257,12 @@ def choose_engine(engine, u, A, return_last_state=False):
         return engine
     _check_name(engine)
     status = engine_status(u.device)
-    status["triton"] = status["triton"] or triton_engine.misfit(u)
-    status["mamba_ssm"] = status["mamba_ssm"] or mamba_ssm_engine.misfit(u, A)
+    status["triton"] = status["triton"] or triton_engine.unsupported_reason(u)
+    status["mamba_ssm"] = status[
+        "mamba_ssm"
+    ] or mamba_ssm_engine.unsupported_reason(u, A)
     if engine != "auto":
-        _refuse(engine, status[engine])
+        _raise_unavailable(engine, status[engine])
         return engine
     if u.device.type == "cpu":
         status["triton"] = status["triton"] or "it is interpreted, for tests"
@@ -364,9 +366,31 @@ def _check_shapes(u, delta, A, B, C, D, z, delta_bias):
                     f"the {projection.shape[1]} groups of {name}."
                 )
         expected[name] = (projection, shape)
+    check_shapes("selective_scan", **expected)
+
+
+def check_shapes(function, **expected):
+    """Raises an error unless tensors have the shapes expected of them.
+
+    Arguments
+    ---------
+    function : str
+        What takes them.
+    **expected
+        For each name a tensor, or None, and its shape.
+
+    Raises
+    ------
+    ValueError
+        For the first that has another shape.
+
+    Example
+    -------
+    >>> check_shapes("selective_scan", D=(torch.ones(4), (4,)), z=(None, (4,)))
+    """
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(
-                f"selective_scan: {name} must be {shape}, "
+                f"{function}: {name} must be {shape}, "
                 f"got {tuple(tensor.shape)}."
             )

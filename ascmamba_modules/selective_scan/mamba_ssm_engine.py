@@ -14,7 +14,7 @@ _MAX_STATE = 256
 
 
 @functools.lru_cache(maxsize=1)
-def why_not():
+def unavailable_reason():
     """Says why the kernel cannot run here.
 
     Returns
@@ -24,7 +24,7 @@ def why_not():
 
     Example
     -------
-    >>> reason = why_not()
+    >>> reason = unavailable_reason()
     >>> reason is None or "GPU" in reason or "mamba-ssm" in reason
     True
     """
@@ -46,7 +46,7 @@ def why_not():
     return None
 
 
-def misfit(u, A):
+def unsupported_reason(u, A):
     """Says why the kernel cannot take inputs, wherever they are.
 
     Arguments
@@ -63,7 +63,7 @@ def misfit(u, A):
 
     Example
     -------
-    >>> misfit(torch.rand(1, 4, 7), torch.rand(4, 3)) is None
+    >>> unsupported_reason(torch.rand(1, 4, 7), torch.rand(4, 3)) is None
     True
     """
     if u.dtype == torch.float64:

@@ -7,14 +7,15 @@ recomputed in the backward pass instead of stored).
 The recurrence runs over one short chunk of time steps after another.  Inside
 a chunk everything but the recurrence itself is one tensor operation over all
 its steps; the recurrence is one fused multiply-add a step.  Only the states
-at chunk borders are kept for the backward pass, so memory grows with
+at the start of each chunk are kept for the backward pass, so memory grows with
 length / chunk rather than with length.
 """
 
 from math import lcm
 
 import torch
-from torch.autograd.function import once_differentiable
+
+from ascmamba_modules.selective_scan.autograd import first_derivatives_only
 
 # Chunk buffers of this many elements stay in the second-level cache on CPUs.
 # On a GPU launching costs more than memory, so that chunks are larger there.
@@ -156,21 +157,21 @@ class _Scan(torch.autograd.Function):
         # Chunks share their buffers: fresh memory costs more than the sums.
         decays, drives = state.new_empty(2, size, *state.shape)
         y = torch.empty_like(u)
-        borders = []
+        checkpoints = []
         for start in range(0, length, size):
             chunk = slice(start, start + size)
-            borders.append(state)
+            checkpoints.append(state)
             states = _chunk_states(
                 state, u[chunk], delta[chunk], A, B, chunk, decays, drives
             )
             state = states[-1].clone()
             y[chunk] = _over_states(C, chunk, states)
-        ctx.save_for_backward(u, delta, A, B, C, *borders)
+        ctx.save_for_backward(u, delta, A, B, C, *checkpoints)
         ctx.size = size
         return y, state
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx, grad_y, grad_last_state):
         # Matrix products would lose precision in a backward under autocast.
         with torch.autocast(grad_y.device.type, enabled=False):
@@ -178,21 +179,21 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def _backward(ctx, grad_y, grad_last_state):
-        u, delta, A, B, C, *borders = ctx.saved_tensors
+        u, delta, A, B, C, *checkpoints = ctx.saved_tensors
         grad_u = torch.empty_like(u)
         grad_delta = torch.empty_like(delta)
         grad_A = torch.zeros_like(A)
         grad_B = torch.zeros_like(B)
         grad_C = torch.zeros_like(C)
-        buffers = u.new_empty(3, ctx.size, *borders[0].shape)
+        buffers = u.new_empty(3, ctx.size, *checkpoints[0].shape)
         # What the steps after this chunk add to its last state's gradient.
         carried = grad_last_state
-        for index in reversed(range(len(borders))):
+        for index in reversed(range(len(checkpoints))):
             start = index * ctx.size
             chunk = slice(start, start + ctx.size)
             u_c, delta_c, grad_y_c = u[chunk], delta[chunk], grad_y[chunk]
             states = _chunk_states(
-                borders[index], u_c, delta_c, A, B, chunk, *buffers[:2]
+                checkpoints[index], u_c, delta_c, A, B, chunk, *buffers[:2]
             )
             decay, grad_state = buffers[0, : len(u_c)], buffers[2, : len(u_c)]
             _add_projection_grad(grad_C, C, chunk, states, grad_y_c)
@@ -208,7 +209,7 @@ class _Scan(torch.autograd.Function):
             # Gradient of delta A, through decay = exp(delta A).
             grad_exponent = decay.mul_(grad_state)
             grad_exponent[1:] *= states[:-1]
-            grad_exponent[0] *= borders[index]
+            grad_exponent[0] *= checkpoints[index]
             product = torch.mul(
                 grad_exponent, delta_c.unsqueeze(-2), out=grad_state
             )

@@ -47,8 +47,8 @@ def test_padding_changes_no_clip(block):
 def test_both_paths_are_residual(block):
     with torch.no_grad():
         for mamba in (block.time_mamba, block.frequency_mamba):
-            mamba.forwards.out_proj.weight.zero_()
-            mamba.backwards.out_proj.weight.zero_()
+            mamba.forward_mamba.out_proj.weight.zero_()
+            mamba.backward_mamba.out_proj.weight.zero_()
     x = torch.randn(2, 13, 7, 5)
     torch.testing.assert_close(block(x, torch.randn(2, 3)), x)
 

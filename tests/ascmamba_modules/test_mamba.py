@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from ascmamba_modules import mamba as mamba_module
 from ascmamba_modules.mamba import BidirectionalMamba, Mamba
@@ -135,7 +136,7 @@ def test_engines_give_the_same_gradients_of_padded_sequences(randomise):
     weight = torch.randn(3, 75, 20) * mask.unsqueeze(-1)
     results = []
     for engine in ("auto", "torch"):
-        mamba.forwards.engine = mamba.backwards.engine = engine
+        mamba.forward_mamba.engine = mamba.backward_mamba.engine = engine
         y = (mamba(x, mask) * weight).sum()
         results.append(torch.autograd.grad(y, [x, *mamba.parameters()]))
     for actual, expected in zip(*results):
@@ -156,7 +157,7 @@ def test_bidirectional_sees_past_and_future(randomise):
 
 def test_bidirectional_passes_its_options_to_both_blocks():
     mamba = BidirectionalMamba(6, d_state=4, d_conv=3, expand=1)
-    for block in (mamba.forwards, mamba.backwards):
+    for block in (mamba.forward_mamba, mamba.backward_mamba):
         assert block.A_log.shape == (6, 4)
         assert block.conv1d.weight.shape == (6, 1, 3)
 
@@ -176,6 +177,46 @@ def test_bfloat16_autocast_stays_close_to_full_precision(kind, engine):
     for parameter in mamba.parameters():
         assert parameter.grad.dtype == torch.float32
         assert parameter.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+@pytest.mark.parametrize("kind", [Mamba, BidirectionalMamba])
+def test_model_in_bfloat16_stays_close_to_full_precision(kind, engine):
+    mamba = kind(16, engine=engine)
+    x = torch.randn(2, 50, 16)
+    expected = mamba(x)
+    y = mamba.bfloat16()(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    error = (y.float() - expected).norm() / expected.norm()
+    assert error < 0.03
+    y.float().sum().backward()
+    for parameter in mamba.parameters():
+        assert parameter.grad.dtype == torch.bfloat16
+        assert parameter.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_changes_no_gradient(use_reentrant, engine):
+    mamba = BidirectionalMamba(6, engine=engine)
+    x = torch.randn(2, 9, 6, requires_grad=True)
+    inputs = [x, *mamba.parameters()]
+    mamba(x).square().sum().backward()
+    expected = [tensor.grad.clone() for tensor in inputs]
+    for tensor in inputs:
+        tensor.grad = None
+    y = checkpoint(mamba, x, use_reentrant=use_reentrant)
+    y.square().sum().backward()
+    for tensor, gradient in zip(inputs, expected):
+        torch.testing.assert_close(tensor.grad, gradient)
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_second_derivatives_are_refused(engine):
+    mamba = Mamba(6, engine=engine)
+    x = torch.randn(2, 9, 6, requires_grad=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(mamba(x).sum(), x, create_graph=True)
 
 
 @pytest.mark.parametrize("engine", ["auto", "torch"])
@@ -204,7 +245,7 @@ def test_engine_reaches_the_scan():
 
 
 def block_engine(block):
-    first = getattr(block, "forwards", block)
+    first = getattr(block, "forward_mamba", block)
     return choose_engine(first.engine, first.A_log, first.A_log)
 
 
@@ -219,7 +260,7 @@ def test_blocks_of_sequences_give_what_all_give(
     x = torch.randn(8, 8, 6)
     mask = torch.arange(8) < torch.arange(1, 9).unsqueeze(1)
     seen = []
-    first = getattr(block, "forwards", block)
+    first = getattr(block, "forward_mamba", block)
     first.in_proj.register_forward_hook(
         lambda module, inputs, outputs: seen.append(len(outputs))
     )
@@ -276,9 +317,9 @@ def test_triton_runs_both_directions_in_one_launch(monkeypatch):
     launches = []
     run = mamba_module.mamba_inner_triton
 
-    def count(xz, *others):
+    def count(xz, *others, **options):
         launches.append(xz.shape)
-        return run(xz, *others)
+        return run(xz, *others, **options)
 
     monkeypatch.setattr(mamba_module, "mamba_inner_triton", count)
     mamba(torch.randn(1, 3, 4, device=device))

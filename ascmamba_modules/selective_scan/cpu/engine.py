@@ -15,8 +15,8 @@ should serve NEON, where it has not been tried.
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 
+from ascmamba_modules.selective_scan.autograd import first_derivatives_only
 from ascmamba_modules.selective_scan.cpu import library as cpu_library
 from ascmamba_modules.selective_scan.cpu.library import ScanInputs
 
@@ -42,7 +42,7 @@ def scan_cpu(
     -------
     >>> u, B = torch.rand(2, 4, 10), torch.rand(2, 1, 3, 10)
     >>> inputs = u, u, -torch.rand(4, 3), B, B, None, None, None, True
-    >>> if cpu_library.why_not() is None:
+    >>> if cpu_library.unavailable_reason() is None:
     ...     y, last_state = scan_cpu(*inputs)
     """
     y, last_state = _Scan.apply(
@@ -89,20 +89,22 @@ class _Scan(torch.autograd.Function):
             _last_contiguous(x) for x in (u, A, B, C, D, z, delta_bias, delta)
         ]
         inputs = _inputs(tensors, delta_softplus, reverse)
-        y, last_state, borders = cpu_library.scan_forward(inputs, with_backward)
+        y, last_state, checkpoints = cpu_library.scan_forward(
+            inputs, with_backward
+        )
         if with_backward:
-            ctx.save_for_backward(*tensors, borders)
+            ctx.save_for_backward(*tensors, checkpoints)
             ctx.options = delta_softplus, reverse
         return y, last_state
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx, grad_y, grad_last_state):
-        *tensors, borders = ctx.saved_tensors
+        *tensors, checkpoints = ctx.saved_tensors
         inputs = _inputs(tensors, *ctx.options)
         gradients, projections = cpu_library.scan_backward(
             inputs,
-            borders,
+            checkpoints,
             _last_contiguous(grad_y),
             grad_last_state.contiguous(),
         )
@@ -159,7 +161,7 @@ def mamba_inner_cpu(
         What goes into the convolution, and the gate (batch, length, 2 E);
         all tensors are float32, or all float64.
     conv_weight : torch.Tensor
-        (E, 1, width).
+        (E, width).
     conv_bias : torch.Tensor or None
         (E).
     x_proj_weight : torch.Tensor
@@ -184,17 +186,11 @@ def mamba_inner_cpu(
 
     Example
     -------
-    >>> inputs = torch.rand(2, 7, 8), torch.rand(4, 1, 3), torch.rand(4)
+    >>> inputs = torch.rand(2, 7, 8), torch.rand(4, 3), torch.rand(4)
     >>> weights = torch.rand(5, 4), torch.rand(4, 1), torch.rand(4)
-    >>> if cpu_library.why_not() is None:
+    >>> if cpu_library.unavailable_reason() is None:
     ...     y = mamba_inner_cpu(*inputs, *weights, -torch.rand(4, 2), None)
     """
-    if xz.numel() == 0:
-        raise ValueError(
-            f"Mamba: batch and length must not be 0, got {tuple(xz.shape[:2])}."
-        )
-    if mask is not None:
-        mask = mask.expand(xz.shape[:2])
     return _MambaInner.apply(
         xz,
         conv_weight,
@@ -229,16 +225,16 @@ class _MambaInner(torch.autograd.Function):
         xz = _last_contiguous(xz)
         x, z = xz.chunk(2, dim=-1)
         u = cpu_library.convolution_forward(
-            x, conv_weight.squeeze(1), conv_bias, mask, reverse
+            x, conv_weight, conv_bias, mask, reverse
         )
         projections = F.linear(u, x_proj_weight)
         inputs = _inner_inputs(
             u, projections, z, dt_proj_weight, dt_proj_bias, A, D, reverse
         )
-        y, _, borders = cpu_library.scan_forward(inputs, with_backward)
+        y, _, checkpoints = cpu_library.scan_forward(inputs, with_backward)
         if with_backward:
             ctx.save_for_backward(
-                *(xz, u, projections, borders, mask),
+                *(xz, u, projections, checkpoints, mask),
                 *(conv_weight, conv_bias, x_proj_weight),
                 *(dt_proj_weight, dt_proj_bias, A, D),
             )
@@ -246,25 +242,24 @@ class _MambaInner(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx, grad_y):
-        xz, u, projections, borders, mask = ctx.saved_tensors[:5]
-        conv_weight, conv_bias, x_proj_weight = ctx.saved_tensors[5:8]
+        # Once: gradient checkpointing gives them no second time.
+        xz, u, projections, checkpoints, mask, *weights = ctx.saved_tensors
+        conv_weight, conv_bias, x_proj_weight, *of_scan = weights
         x, z = xz.chunk(2, dim=-1)
-        inputs = _inner_inputs(
-            u, projections, z, *ctx.saved_tensors[8:], ctx.reverse
-        )
+        inputs = _inner_inputs(u, projections, z, *of_scan, ctx.reverse)
         grad_xz = torch.empty_like(xz)
         grad_x, grad_z = grad_xz.chunk(2, dim=-1)
         gradients, grad_projections = cpu_library.scan_backward(
-            inputs, borders, _last_contiguous(grad_y), grad_z=grad_z
+            inputs, checkpoints, _last_contiguous(grad_y), grad_z=grad_z
         )
         grad_projections = grad_projections.sum(0).flatten(0, 1)
         grad_u = gradients["u"].flatten(0, 1)  # (B L, E)
         grad_u.addmm_(grad_projections, x_proj_weight)
         grad_conv_weight, grad_conv_bias = cpu_library.convolution_backward(
             x,
-            conv_weight.squeeze(1),
+            conv_weight,
             conv_bias,
             mask,
             ctx.reverse,
@@ -273,7 +268,7 @@ class _MambaInner(torch.autograd.Function):
         )
         return (
             grad_xz,
-            grad_conv_weight.unsqueeze(1),
+            grad_conv_weight,
             None if conv_bias is None else grad_conv_bias,
             grad_projections.T @ u.flatten(0, 1),
             *(gradients[name] for name in ("weight", "delta_bias", "A")),

@@ -93,7 +93,7 @@ class _Scan(ctypes.Structure):
         ("step", _Tensor),
         ("weight", ctypes.c_void_p),
         *((name, _Projection) for name in ("B", "C")),
-        *((name, ctypes.c_void_p) for name in ("borders", "last_state")),
+        *((name, ctypes.c_void_p) for name in ("checkpoints", "last_state")),
         *(
             (name, _Tensor)
             for name in ("grad_y", "grad_u", "grad_delta", "grad_z")
@@ -148,7 +148,7 @@ def load():
 
 
 @functools.lru_cache(maxsize=1)
-def why_not():
+def unavailable_reason():
     """Says why the kernels cannot run here.
 
     Returns
@@ -158,7 +158,7 @@ def why_not():
 
     Example
     -------
-    >>> reason = why_not()
+    >>> reason = unavailable_reason()
     >>> reason is None or "install" in reason
     True
     """
@@ -195,13 +195,13 @@ class ScanInputs(NamedTuple):
     weight: torch.Tensor | None = None  # (channels, rank)
 
 
-def scan_forward(inputs, keep_borders):
+def scan_forward(inputs, keep_checkpoints):
     """Runs the scan.
 
     Arguments
     ---------
     inputs : ScanInputs
-    keep_borders : bool
+    keep_checkpoints : bool
         Whether the backward pass will be asked for.
 
     Returns
@@ -210,20 +210,20 @@ def scan_forward(inputs, keep_borders):
         (batch, length, channels).
     last_state : torch.Tensor
         (batch, state, channels).
-    borders : torch.Tensor or None
+    checkpoints : torch.Tensor or None
         What the backward pass needs.
     """
     u = inputs.u
     batch, length, channels = u.shape
     states = inputs.A.shape[1]
-    borders = None
-    if keep_borders:
-        n_borders = math.ceil(length / CHUNK) - 1
-        borders = u.new_empty(batch, n_borders, states, channels)
+    checkpoints = None
+    if keep_checkpoints:
+        n_checkpoints = math.ceil(length / CHUNK) - 1
+        checkpoints = u.new_empty(batch, n_checkpoints, states, channels)
     results = {
         "y": u.new_empty(u.shape),
         "last_state": u.new_empty(batch, states, channels),
-        "borders": borders,
+        "checkpoints": checkpoints,
     }
     _call(
         "scan_forward",
@@ -235,13 +235,15 @@ def scan_forward(inputs, keep_borders):
     return tuple(results.values())
 
 
-def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
+def scan_backward(
+    inputs, checkpoints, grad_y, grad_last_state=None, grad_z=None
+):
     """Runs the scan's backward pass.
 
     Arguments
     ---------
     inputs : ScanInputs
-    borders : torch.Tensor
+    checkpoints : torch.Tensor
         From :func:`scan_forward`.
     grad_y : torch.Tensor
         (batch, length, channels), the last axis contiguous.
@@ -293,7 +295,7 @@ def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
     gradients = {**per_sequence, **per_channel, **dict(zip(varying, slices))}
     fields.update({f"grad_{name}": x for name, x in gradients.items()})
     fields.update(
-        borders=borders,
+        checkpoints=checkpoints,
         grad_y=grad_y,
         grad_last_state=grad_last_state,
         grad_part=projections.stride(0),

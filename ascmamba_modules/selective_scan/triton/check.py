@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ascmamba_modules.selective_scan.torch_engine import scan_torch
-from ascmamba_modules.selective_scan.triton.engine import why_not_installed
+from ascmamba_modules.selective_scan.triton.engine import missing_reason
 from ascmamba_modules.selective_scan.triton.mamba import mamba_inner_triton
 
 # Far from rounding, of TensorFloat-32 too, and from what a mistake makes.
@@ -18,7 +18,7 @@ _TOLERANCE = 0.02
 
 
 @functools.lru_cache(maxsize=1)
-def why_not():
+def unavailable_reason():
     """Says why the kernels cannot be used on a GPU here.
 
     Returns
@@ -29,13 +29,13 @@ def why_not():
 
     Example
     -------
-    >>> reason = why_not()
+    >>> reason = unavailable_reason()
     >>> reason is None or "engine='torch'" in reason
     True
     """
     if not torch.cuda.is_available():
         return "no CUDA GPU is visible to PyTorch; use engine='torch'"
-    reason = why_not_installed()
+    reason = missing_reason()
     if reason:
         return reason
     try:
@@ -132,7 +132,7 @@ def _inner_in_pytorch(
     A,
     D,
 ):
-    """As mamba_inner_triton, the second direction backwards."""
+    """As mamba_inner_triton, the second direction in reverse."""
     rank, states = dt_proj_weight.shape[2], A.shape[2]
     width = conv_weight.shape[2]
     outputs = []

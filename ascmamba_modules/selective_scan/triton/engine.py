@@ -18,7 +18,8 @@ import os
 from typing import NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
+
+from ascmamba_modules.selective_scan.autograd import first_derivatives_only
 
 # Steps from one state kept for the backward pass to the next.
 CHUNK = 32
@@ -47,7 +48,7 @@ def interpreting():
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def why_not_installed():
+def missing_reason():
     """Says why the kernels cannot even be interpreted on the CPU.
 
     Returns
@@ -57,7 +58,7 @@ def why_not_installed():
 
     Example
     -------
-    >>> reason = why_not_installed()
+    >>> reason = missing_reason()
     >>> reason is None or "not installed" in reason
     True
     """
@@ -66,7 +67,7 @@ def why_not_installed():
     return None
 
 
-def misfit(u):
+def unsupported_reason(u):
     """Says why the kernels cannot take inputs, wherever they are.
 
     Arguments
@@ -81,7 +82,7 @@ def misfit(u):
 
     Example
     -------
-    >>> misfit(torch.rand(1, 4, 7)) is None
+    >>> unsupported_reason(torch.rand(1, 4, 7)) is None
     True
     """
     if u.dtype == torch.float64:
@@ -99,7 +100,7 @@ def scan_triton(
     z=None,
     delta_bias=None,
     delta_softplus=False,
-    backwards=0,
+    reverse_mask=0,
 ):
     """Runs scans of several directions at once.
 
@@ -119,8 +120,8 @@ def scan_triton(
         (directions, channels).
     delta_softplus : bool
         Whether step sizes pass through a softplus.
-    backwards : int
-        Bit k is set if direction k reads time backwards.
+    reverse_mask : int
+        Bit k is set if direction k reads time in reverse.
 
     Returns
     -------
@@ -134,9 +135,9 @@ def scan_triton(
     -------
     >>> u, A = torch.rand(2, 3, 8, 50), -torch.rand(2, 8, 4)
     >>> B = torch.rand(2, 3, 1, 4, 50)
-    >>> if torch.cuda.is_available():  # forwards and backwards
+    >>> if torch.cuda.is_available():  # forwards and in reverse
     ...     inputs = [x.cuda() for x in (u, u, A, B, B)]
-    ...     y, last_state = scan_triton(*inputs, backwards=0b10)
+    ...     y, last_state = scan_triton(*inputs, reverse_mask=0b10)
     """
     y, last_state = _Scan.apply(
         *(_steps_first(x) for x in (u, delta)),
@@ -146,7 +147,7 @@ def scan_triton(
         _steps_first(z),
         delta_bias,
         delta_softplus,
-        backwards,
+        reverse_mask,
         torch.is_grad_enabled(),
     )
     return y.transpose(2, 3), last_state.transpose(2, 3)
@@ -170,7 +171,7 @@ class ScanInputs(NamedTuple):
     z: torch.Tensor | None  # as u
     delta_bias: torch.Tensor | None  # (directions, channels)
     delta_softplus: bool
-    backwards: int
+    reverse_mask: int
 
 
 class _Scan(torch.autograd.Function):
@@ -180,19 +181,19 @@ class _Scan(torch.autograd.Function):
     def forward(ctx, *arguments):
         *arguments, with_backward = arguments
         inputs = ScanInputs(*arguments)
-        y, last_state, borders = scan_forward(inputs, with_backward)
+        y, last_state, checkpoints = scan_forward(inputs, with_backward)
         if with_backward:
-            ctx.save_for_backward(*inputs[:-2], borders)
+            ctx.save_for_backward(*inputs[:-2], checkpoints)
             ctx.options = inputs[-2:]
         return y, last_state
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx, grad_y, grad_last_state):
-        *tensors, borders = ctx.saved_tensors
+        *tensors, checkpoints = ctx.saved_tensors
         inputs = ScanInputs(*tensors, *ctx.options)
         gradients, projections = scan_backward(
-            inputs, borders, grad_y, grad_last_state.contiguous()
+            inputs, checkpoints, grad_y, grad_last_state.contiguous()
         )
         for name in ("B", "C"):
             x = getattr(inputs, name)
@@ -212,13 +213,13 @@ class _Scan(torch.autograd.Function):
         )
 
 
-def scan_forward(inputs, keep_borders):
+def scan_forward(inputs, keep_checkpoints):
     """Runs the scans.
 
     Arguments
     ---------
     inputs : ScanInputs
-    keep_borders : bool
+    keep_checkpoints : bool
         Whether the backward pass will be asked for.
 
     Returns
@@ -227,39 +228,43 @@ def scan_forward(inputs, keep_borders):
         (directions, batch, length, channels), of u's type.
     last_state : torch.Tensor
         (directions, batch, state, channels).
-    borders : torch.Tensor or None
+    checkpoints : torch.Tensor or None
         What the backward pass needs.
     """
     inputs = _for_kernels(inputs)
     u = inputs.u
     directions, batch, length, channels = u.shape
     states = inputs.A.shape[1]
-    borders = None
-    if keep_borders:
-        n_borders = (length - 1) // CHUNK
-        borders = _floats(u, directions, batch, n_borders, states, channels)
+    checkpoints = None
+    if keep_checkpoints:
+        n_checkpoints = (length - 1) // CHUNK
+        checkpoints = _floats(
+            u, directions, batch, n_checkpoints, states, channels
+        )
     y = u.new_empty(batch, length, directions, channels)
     last_state = _floats(u, directions, batch, states, channels)
     sizes, parts, options = _geometry(inputs)
     with device_of(u):
         kernels().scan_forward[(directions * batch * parts,)](
             *_tensors(inputs),
-            *(y, borders, last_state),
+            *(y, checkpoints, last_state),
             *_strides(u, inputs.delta, inputs.z, inputs.B, inputs.C),
             *sizes,
             STEPS=_FORWARD_STEPS,
             **options,
         )
-    return y.permute(2, 0, 1, 3), last_state, borders
+    return y.permute(2, 0, 1, 3), last_state, checkpoints
 
 
-def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
+def scan_backward(
+    inputs, checkpoints, grad_y, grad_last_state=None, grad_z=None
+):
     """Runs the backward pass of the scans.
 
     Arguments
     ---------
     inputs : ScanInputs
-    borders : torch.Tensor
+    checkpoints : torch.Tensor
         From :func:`scan_forward`.
     grad_y : torch.Tensor
         (directions, batch, length, channels).
@@ -323,7 +328,7 @@ def scan_backward(inputs, borders, grad_y, grad_last_state=None, grad_z=None):
     with device_of(u):
         kernels().scan_backward[(programs,)](
             *_tensors(inputs),
-            *(borders, scratch, grad_y, grad_last_state),
+            *(checkpoints, scratch, grad_y, grad_last_state),
             *(gradients.get(name) for name in ("u", "delta", "z", "A")),
             *(gradients.get(name) for name in ("B", "C", "D", "delta_bias")),
             projections,
@@ -454,7 +459,7 @@ def _geometry(inputs):
     sizes = (
         *(batch, length, channels, group_width, splits),
         *(groups // n for n in groups_of),
-        inputs.backwards,
+        inputs.reverse_mask,
     )
     options = {
         "STATES": states,

@@ -5,8 +5,8 @@ State Spaces", 2023, section 3.4 and figure 3.
 """
 
 import torch
-from torch.autograd.function import once_differentiable
 
+from ascmamba_modules.selective_scan.autograd import first_derivatives_only
 from ascmamba_modules.selective_scan.triton import engine as triton_engine
 from ascmamba_modules.selective_scan.triton.engine import ScanInputs
 
@@ -21,7 +21,7 @@ def mamba_inner_triton(
     A,
     D,
     mask=None,
-    backwards=0b10,
+    reverse_mask=0b10,
 ):
     """All of a Mamba block between its outer projections.
 
@@ -52,9 +52,9 @@ def mamba_inner_triton(
         (directions, E).
     mask : torch.Tensor, optional
         (batch, length), 0 at padding, which the state passes at zero.
-    backwards : int
-        Bit k is set if direction k reads time backwards: 0b10 is a
-        bidirectional pair, or one direction forwards; 1 is one backwards.
+    reverse_mask : int
+        Bit k is set if direction k reads time in reverse: 0b10 is a
+        bidirectional pair, or one direction forwards; 1 is one in reverse.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def mamba_inner_triton(
         raise ValueError(
             f"Mamba: batch and length must not be 0, got {tuple(xz.shape[:2])}."
         )
-    problem = triton_engine.misfit(xz)
+    problem = triton_engine.unsupported_reason(xz)
     if problem:
         raise ValueError(f"Mamba: engine 'triton' does not fit: {problem}.")
     if mask is not None:
@@ -100,7 +100,7 @@ def mamba_inner_triton(
             A,
             D,
             mask,
-            backwards,
+            reverse_mask,
             dtype,
             torch.is_grad_enabled(),
         )
@@ -109,45 +109,45 @@ def mamba_inner_triton(
 class _MambaInner(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *arguments):
-        *tensors, backwards, dtype, with_backward = arguments
+        *tensors, reverse_mask, dtype, with_backward = arguments
         xz, conv_weight, conv_bias, x_proj_weight = tensors[:4]
         mask = tensors[8]
         u = _convolution().convolution_forward(
-            _sequences(xz)[0], conv_weight, conv_bias, mask, backwards
+            _sequences(xz)[0], conv_weight, conv_bias, mask, reverse_mask
         )
         # (K, B L, E) @ (K, E, R + 2 N) -> (K, B L, R + 2 N)
         projections = torch.bmm(
             _rows(u).to(dtype), _turned(x_proj_weight, dtype)
         )
-        inputs = _scan_inputs(xz, u, projections, *tensors[4:8], backwards)
-        y, _, borders = triton_engine.scan_forward(inputs, with_backward)
+        inputs = _scan_inputs(xz, u, projections, *tensors[4:8], reverse_mask)
+        y, _, checkpoints = triton_engine.scan_forward(inputs, with_backward)
         if with_backward:
-            ctx.save_for_backward(*tensors, projections, borders)
-            ctx.backwards = backwards
+            ctx.save_for_backward(*tensors, projections, checkpoints)
+            ctx.reverse_mask = reverse_mask
         return y.permute(1, 2, 0, 3)  # (B, L, K, E)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx, grad_y):
         with torch.autocast(grad_y.device.type, enabled=False):
             return (*_backward(ctx, grad_y), *(None, None, None))
 
 
 def _backward(ctx, grad_y):
-    *tensors, projections, borders = ctx.saved_tensors
+    *tensors, projections, checkpoints = ctx.saved_tensors
     xz, conv_weight, conv_bias, x_proj_weight, dt_proj_weight = tensors[:5]
     mask, dtype = tensors[8], projections.dtype
     convolution = _convolution()
     x, _ = _sequences(xz)
-    of_convolution = x, conv_weight, conv_bias, mask, ctx.backwards
+    of_convolution = x, conv_weight, conv_bias, mask, ctx.reverse_mask
     u = convolution.convolution_forward(*of_convolution)
-    inputs = _scan_inputs(xz, u, projections, *tensors[4:8], ctx.backwards)
+    inputs = _scan_inputs(xz, u, projections, *tensors[4:8], ctx.reverse_mask)
 
     grad_xz = torch.empty(xz.shape, dtype=xz.dtype, device=xz.device)
     grad_x, _ = _sequences(grad_xz)
     gradients, grad_BC = triton_engine.scan_backward(
         inputs,
-        borders,
+        checkpoints,
         grad_y.permute(2, 0, 1, 3),
         grad_z=grad_xz.chunk(2, dim=-1)[1],
     )
@@ -206,7 +206,7 @@ def _turned(weight, dtype):
 
 
 def _scan_inputs(
-    xz, u, projections, dt_proj_weight, dt_proj_bias, A, D, backwards
+    xz, u, projections, dt_proj_weight, dt_proj_bias, A, D, reverse_mask
 ):
     rank, states = dt_proj_weight.shape[2], A.shape[2]
     step, B, C = projections.split([rank, states, states], dim=-1)
@@ -220,5 +220,5 @@ def _scan_inputs(
         _sequences(xz)[1],
         dt_proj_bias,
         delta_softplus=True,
-        backwards=backwards,
+        reverse_mask=reverse_mask,
     )

@@ -6,7 +6,7 @@ import torch
 from ascmamba_modules.selective_scan import selective_scan
 from ascmamba_modules.selective_scan.mamba_ssm_engine import (
     fit_to_kernel,
-    misfit,
+    unsupported_reason,
 )
 
 CHANNELS, STATE, LENGTH = 12, 3, 5
@@ -44,6 +44,6 @@ def test_inputs_meet_the_kernels_demands_and_mean_the_same(
 
 def test_what_the_kernel_cannot_take_is_named():
     u, A = torch.rand(1, 4, 7), torch.rand(4, 256)
-    assert misfit(u, A) is None
-    assert "float64" in misfit(u.double(), A)
-    assert "not 257" in misfit(u, torch.rand(4, 257))
+    assert unsupported_reason(u, A) is None
+    assert "float64" in unsupported_reason(u.double(), A)
+    assert "not 257" in unsupported_reason(u, torch.rand(4, 257))

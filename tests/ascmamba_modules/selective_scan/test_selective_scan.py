@@ -723,7 +723,7 @@ def test_triton_runs_on_a_cpu_only_when_interpreted(monkeypatch):
 
 @interpreted
 def test_interpreted_kernels_are_never_the_choice(monkeypatch):
-    monkeypatch.setattr(cpu_library, "why_not", lambda: "none")
+    monkeypatch.setattr(cpu_library, "unavailable_reason", lambda: "none")
     assert engine_status("cpu")["triton"] is None
     assert interface.choose_engine("auto", **sample_inputs()) == "torch"
 
@@ -737,8 +737,8 @@ def test_package_does_not_import_triton():
 
 
 @interpreted
-@pytest.mark.parametrize("backwards", [0b10, 0b01])
-def test_pair_in_one_launch_equals_two_scans(backwards, set_chunks):
+@pytest.mark.parametrize("reverse_mask", [0b10, 0b01])
+def test_pair_in_one_launch_equals_two_scans(reverse_mask, set_chunks):
     set_chunks({"max_chunk": 4})
     # Channels last, directions next to each other, z in one tensor with u.
     channels, states, length = 5, 3, 7
@@ -767,7 +767,7 @@ def test_pair_in_one_launch_equals_two_scans(backwards, set_chunks):
     def at_once(u, delta, A, B, C, D, z, bias):
         B, C = B.unsqueeze(2), C.unsqueeze(2)
         return triton_engine.scan_triton(
-            u, delta, A, B, C, D, z, bias, True, backwards
+            u, delta, A, B, C, D, z, bias, True, reverse_mask
         )
 
     def one_by_one(*inputs, engine):
@@ -777,7 +777,7 @@ def test_pair_in_one_launch_equals_two_scans(backwards, set_chunks):
                     u, delta, A, B, C, D, z, bias, True, True, engine, reverse
                 )
                 for u, delta, A, B, C, D, z, bias, reverse in zip(
-                    *inputs, [bool(backwards & 1), bool(backwards & 2)]
+                    *inputs, [bool(reverse_mask & 1), bool(reverse_mask & 2)]
                 )
             )
         )
@@ -815,7 +815,7 @@ def sample_inputs():
 @pytest.mark.parametrize("reason", [None, "its kernels were not compiled"])
 def test_auto_logs_its_choice_once(reason, monkeypatch, caplog):
     monkeypatch.setattr(interface, "_logged_choices", set())
-    monkeypatch.setattr(cpu_library, "why_not", lambda: reason)
+    monkeypatch.setattr(cpu_library, "unavailable_reason", lambda: reason)
     with caplog.at_level(logging.INFO, logger=interface.__name__):
         for _ in range(3):
             interface.choose_engine("auto", **sample_inputs())
@@ -844,13 +844,13 @@ def test_slow_choice_on_a_gpu_is_a_warning(choice, level, monkeypatch, caplog):
 
 def test_kernels_that_are_missing_are_refused_by_name(monkeypatch, tmp_path):
     monkeypatch.setattr(cpu_library, "LIBRARY", tmp_path / "none.so")
-    cpu_library.why_not.cache_clear()
+    cpu_library.unavailable_reason.cache_clear()
     try:
         with pytest.raises(RuntimeError, match="'cpu' cannot.*gcc.*install"):
             selective_scan(**make_inputs(), engine="cpu")
         assert interface.choose_engine("auto", **sample_inputs()) == "torch"
     finally:
-        cpu_library.why_not.cache_clear()
+        cpu_library.unavailable_reason.cache_clear()
 
 
 @pytest.mark.parametrize("engine", ON_CPU)

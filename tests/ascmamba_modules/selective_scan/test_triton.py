@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ascmamba_modules.mamba import Mamba
+from ascmamba_modules.selective_scan import mamba_inner
 from ascmamba_modules.selective_scan.triton import (
     check as triton_check,
     engine as triton_engine,
@@ -35,14 +36,14 @@ DEVICES = [
 ]
 
 
-def convolution_in_float64(x, weight, bias, mask, backwards):
+def convolution_in_float64(x, weight, bias, mask, reverse_mask):
     """By F.conv1d, direction by direction."""
     x, weight = x.double(), weight.double()
     bias = [None] * len(x) if bias is None else bias.double()
     mask = torch.ones(x.shape[1:3]) if mask is None else mask
     outputs = []
     for k in range(len(x)):
-        flip = (1,) if backwards >> k & 1 else ()
+        flip = (1,) if reverse_mask >> k & 1 else ()
         x_k = (x[k] * mask.unsqueeze(-1)).flip(flip).transpose(1, 2)
         x_k = F.pad(x_k, (weight.shape[-1] - 1, 0))
         kernel = weight[k].unsqueeze(1)
@@ -56,9 +57,9 @@ def convolution_in_float64(x, weight, bias, mask, backwards):
     "sizes, width, case",
     [
         ((1, 2, 9, 5), 4, {}),
-        ((1, 2, 9, 5), 4, {"backwards": 1}),
-        ((2, 2, 17, 35), 4, {"backwards": 0b10, "programs": 3}),
-        ((2, 1, 3, 4), 5, {"backwards": 0b01, "masked": True}),
+        ((1, 2, 9, 5), 4, {"reverse_mask": 1}),
+        ((2, 2, 17, 35), 4, {"reverse_mask": 0b10, "programs": 3}),
+        ((2, 1, 3, 4), 5, {"reverse_mask": 0b01, "masked": True}),
         ((1, 3, 10, 4), 1, {"masked": True}),
         ((1, 1, 1, 1), 2, {"bias": False}),
     ],
@@ -79,7 +80,7 @@ def test_convolution_equals_that_of_pytorch(
             triton_convolution, "_MAX_PROGRAMS", case["programs"]
         )
     directions, batch, length, channels = sizes
-    backwards = case.get("backwards", 0)
+    reverse_mask = case.get("reverse_mask", 0)
     # Halves of one tensor, directions next to each other.
     xz = torch.randn(batch, length, directions, 2 * channels).to(dtype)
     x = xz.permute(2, 0, 1, 3)[..., :channels]
@@ -92,7 +93,7 @@ def test_convolution_equals_that_of_pytorch(
 
     inputs = [v for v in (x, weight, bias) if v is not None]
     inputs = [v.requires_grad_() for v in inputs]
-    expected = convolution_in_float64(x, weight, bias, mask, backwards)
+    expected = convolution_in_float64(x, weight, bias, mask, reverse_mask)
     expected_gradients = torch.autograd.grad(expected, inputs, grad_y.double())
 
     with torch.no_grad():
@@ -101,11 +102,11 @@ def test_convolution_equals_that_of_pytorch(
             for v in (x, weight, bias, mask, grad_y)
         )
         y = triton_convolution.convolution_forward(
-            x, weight, bias, mask, backwards
+            x, weight, bias, mask, reverse_mask
         )
         grad_x = torch.full_like(x, torch.nan)
         gradients = triton_convolution.convolution_backward(
-            x, weight, bias, mask, backwards, grad_y, grad_x
+            x, weight, bias, mask, reverse_mask, grad_y, grad_x
         )
     assert y.dtype == grad_x.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 1e-2
@@ -120,16 +121,7 @@ def test_convolution_equals_that_of_pytorch(
 
 def weights_of(blocks):
     """Arguments of mamba_inner_triton, from some Mamba modules."""
-    A = [-torch.exp(block.A_log.float()) for block in blocks]
-    return (
-        torch.stack([block.conv1d.weight.squeeze(1) for block in blocks]),
-        torch.stack([block.conv1d.bias for block in blocks]),
-        torch.stack([block.x_proj.weight for block in blocks]),
-        torch.stack([block.dt_proj.weight for block in blocks]),
-        torch.stack([block.dt_proj.bias for block in blocks]),
-        torch.stack(A),
-        torch.stack([block.D for block in blocks]),
-    )
+    return [torch.stack(w) for w in zip(*(b.inner_weights() for b in blocks))]
 
 
 def blocks_with_gradients(blocks, x, mask, inner, flags):
@@ -147,19 +139,21 @@ def blocks_with_gradients(blocks, x, mask, inner, flags):
 
 def inner_in_triton(blocks, x, mask, flags):
     xz = torch.stack([block.in_proj(x) for block in blocks], dim=2)
-    backwards = sum(flag << k for k, flag in enumerate(flags))
-    y = mamba_inner_triton(xz, *weights_of(blocks), mask, backwards)
+    reverse_mask = sum(flag << k for k, flag in enumerate(flags))
+    y = mamba_inner_triton(xz, *weights_of(blocks), mask, reverse_mask)
     assert y.dtype == xz.dtype
     return y.unbind(2)
 
 
 def inner_in_pytorch(blocks, x, mask, flags):
     return [
-        block._inner(
-            block.in_proj(x), -torch.exp(block.A_log.float()), mask, flag
-        )
-        for block, flag in zip(blocks, flags)
+        block_inner(block, x, mask, flag) for block, flag in zip(blocks, flags)
     ]
+
+
+def block_inner(block, x, mask, flag):
+    weights = block.inner_weights()
+    return mamba_inner(block.in_proj(x), *weights, mask, flag, "torch")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +221,7 @@ def interpreted_check(monkeypatch):
     monkeypatch.setattr(
         triton_check, "largest_error", lambda _: check("cpu", 5, 3, 7)
     )
-    return triton_check.why_not.__wrapped__
+    return triton_check.unavailable_reason.__wrapped__
 
 
 def test_kernels_are_trusted_if_they_give_what_pytorch_gives(

@@ -1,4 +1,4 @@
-/* What the callers hand over.  cpu_engine.py mirrors these structures.
+/* What the callers hand over.  ../library.py mirrors these structures.
  *
  * Every size and stride is an int64_t and counts elements.  Tensors lie with
  * channels (or states) next to each other; steps may have any stride, a
@@ -35,7 +35,7 @@ struct scan {
     struct tensor step;  /* if delta is absent: delta = weight step */
     void *weight;        /* (rank, channels) */
     struct projection B, C;
-    void *borders;    /* (batch, chunks - 1, states, channels) or NULL */
+    void *checkpoints; /* (batch, chunks - 1, states, channels) or NULL */
     void *last_state; /* (batch, states, channels) */
 
     /* Backward only. */

@@ -243,9 +243,9 @@ static void scan_forward(const void *arguments, void *scratch, int64_t task)
         for (int64_t chunk = 0; chunk < chunks; chunk++) {
             int64_t start = chunk * CHUNK;
             int64_t steps = smaller(CHUNK, s->length - start);
-            if (s->borders && chunk)
+            if (s->checkpoints && chunk)
                 scatter(s, &r, state, states,
-                        (REAL *)s->borders
+                        (REAL *)s->checkpoints
                             + (row * (chunks - 1) + chunk - 1) * states
                                   * s->channels);
             for (int64_t v = 0; v < r.vectors; v++) {
@@ -457,7 +457,7 @@ static void scan_backward(const void *arguments, void *scratch, int64_t task)
             int64_t start = chunk * CHUNK;
             int64_t steps = smaller(CHUNK, s->length - start);
             gather(s, &r,
-                   chunk ? (REAL *)s->borders
+                   chunk ? (REAL *)s->checkpoints
                                + (row * (chunks - 1) + chunk - 1) * states
                                      * s->channels
                          : 0,
