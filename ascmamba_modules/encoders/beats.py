@@ -10,8 +10,8 @@ from torch import nn
 from torchaudio.compliance.kaldi import fbank
 
 from ascmamba_modules.encoders.mobilenet import check_file, read_state
-from ascmamba_modules.model_folder.parts import check_fit
 from ascmamba_modules.padding import frame_counts, valid_frames
+from ascmamba_modules.utils.checkpoints import check_fit
 
 # What the published weights (BEATs_iter1 to BEATs_iter3+) were made with.
 PUBLISHED = {

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torchaudio.compliance.kaldi import get_mel_banks
 
-from ascmamba_modules.model_folder.parts import check_fit
 from ascmamba_modules.padding import frame_counts, frame_mask
+from ascmamba_modules.utils.checkpoints import check_fit
 
 # Published as files of a release: width, file, and SHA-256 where it is known.
 PUBLISHED = {

@@ -25,11 +25,12 @@ from ascmamba_modules.model_folder.card import write_card
 from ascmamba_modules.model_folder.config import CONFIG
 from ascmamba_modules.model_folder.parts import (
     FILES,
-    check_fit,
     load_statistics,
     read_tensors,
     save_part,
 )
+from ascmamba_modules.pipeline import class_names
+from ascmamba_modules.utils.checkpoints import check_fit
 
 logger = get_logger(__name__)
 
@@ -103,7 +104,7 @@ def write_model_folder(hparams, resolved_yaml, folder, training=None):
             save_part(name, hparams[name], temporary)
     config = {
         "ascmamba_version": __version__,
-        "classes": [labels.ind2lab[i] for i in range(len(labels))],
+        "classes": class_names(labels),
         "model": f"{type(model).__module__}.{type(model).__qualname__}",
         "parameters": sum(
             parameter.numel()

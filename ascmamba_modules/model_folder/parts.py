@@ -13,6 +13,7 @@ from speechbrain.utils.fetching import FetchSource
 from speechbrain.utils.parameter_transfer import Pretrainer
 
 from ascmamba_modules.model_folder.config import read_text
+from ascmamba_modules.utils.checkpoints import check_fit
 
 # In the order in which they are loaded.
 FILES = {
@@ -140,42 +141,6 @@ def read_tensors(path):
         ) from None
 
 
-def check_fit(given, own, path):
-    """Raises an error unless weights fit a module in every respect.
-
-    Arguments
-    ---------
-    given : dict
-        Weights by name.
-    own : dict
-        The module's ``state_dict``.
-    path : str or Path
-        Where the weights are from, for the message.
-
-    Raises
-    ------
-    ValueError
-        If names, shapes or types differ, or if values are not finite.
-    """
-    problems = [f"{name} is missing" for name in own.keys() - given.keys()]
-    problems += [f"{name} is unknown" for name in given.keys() - own.keys()]
-    for name in own.keys() & given.keys():
-        found, wanted = (
-            (tuple(x.shape), str(x.dtype).removeprefix("torch."))
-            for x in (given[name], own[name])
-        )
-        if found != wanted:
-            problems.append(f"{name} is {found}, not {wanted}")
-        elif not given[name].isfinite().all():
-            problems.append(f"{name} has values that are not finite")
-    if problems:
-        shown = "; ".join(sorted(problems)[:5])
-        raise ValueError(
-            f"{path} does not fit the model: {len(problems)} parameters are "
-            f"wrong ({shown}{'' if len(problems) < 6 else ' ...'})."
-        )
-
-
 def load_weights(module, path):
     """Loads weights; every name, shape and type must fit.
 
@@ -189,7 +154,8 @@ def load_weights(module, path):
     Raises
     ------
     FileNotFoundError, ValueError
-        See :func:`read_tensors` and :func:`check_fit`.
+        See :func:`read_tensors` and :func:`~ascmamba_modules.utils.checkpoints
+        .check_fit`.
 
     Example
     -------

@@ -1,4 +1,4 @@
-"""Checkpoints that are written completely or not at all."""
+"""Checkpoints that are written completely or not at all; fitting weights."""
 
 import shutil
 
@@ -60,3 +60,39 @@ class AtomicCheckpointer(Checkpointer):
     def _before_rename(self, final_path):
         self._final_path = final_path
         return self.checkpoints_dir / _UNFINISHED
+
+
+def check_fit(state, own, path):
+    """Checks that weights fit a module in every respect.
+
+    Arguments
+    ---------
+    state : dict
+        Weights by name.
+    own : dict
+        The module's ``state_dict``.
+    path : str or Path
+        The file of the weights, for the message.
+
+    Raises
+    ------
+    ValueError
+        If names, shapes or types differ, or if values are not finite.
+    """
+    problems = [f"{name} is missing" for name in own.keys() - state.keys()]
+    problems += [f"{name} is unknown" for name in state.keys() - own.keys()]
+    for name in own.keys() & state.keys():
+        kind, own_kind = (
+            (tuple(x.shape), str(x.dtype).removeprefix("torch."))
+            for x in (state[name], own[name])
+        )
+        if kind != own_kind:
+            problems.append(f"{name} is {kind}, not {own_kind}")
+        elif not state[name].isfinite().all():
+            problems.append(f"{name} has values that are not finite")
+    if problems:
+        shown = "; ".join(sorted(problems)[:5])
+        raise ValueError(
+            f"{path} does not fit the model: {len(problems)} parameters are "
+            f"wrong ({shown}{'' if len(problems) < 6 else ' ...'})."
+        )

@@ -125,7 +125,7 @@ def no_state(path):
 @pytest.mark.parametrize(
     "write, message",
     [
-        (other_width, "parameters differ"),
+        (other_width, "parameters are wrong"),
         (other_keys, "is missing"),
         (no_state, "no weights by name"),
         (lambda path: path.write_bytes(b"no weights"), "no file of PyTorch"),
