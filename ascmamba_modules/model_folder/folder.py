@@ -29,6 +29,10 @@ from ascmamba_modules.model_folder.parts import (
     read_tensors,
     save_part,
 )
+<<<<<<< HEAD
+=======
+from ascmamba_modules.pipeline import class_names
+>>>>>>> main
 from ascmamba_modules.utils.checkpoints import check_fit
 
 logger = get_logger(__name__)
@@ -91,23 +95,19 @@ def write_model_folder(hparams, resolved_yaml, folder, training=None):
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     temporary.mkdir(parents=True)
     uses_context = "context_encoder" in hparams["modules"]
-    used = [
-        name
-        for name in _PARTS
-        if uses_context or name not in ("tokenizer", "context_encoder")
-    ]
+    used = _used(uses_context)
     # SpeechBrain's interface asks for an embedding and what classifies it.
     model, labels = hparams["model"], hparams["label_encoder"]
     is_split = hasattr(model, "embed") and hasattr(model, "classifier")
     stage = Path(resolved_yaml).read_text("utf-8")
-    text = _description(stage, used, is_split)
+    text = description(stage, uses_context, is_split)
     (temporary / _YAML).write_text(text, "utf-8")
     for name in FILES:
         if name in used:
             save_part(name, hparams[name], temporary)
     config = {
         "ascmamba_version": __version__,
-        "classes": [labels.ind2lab[i] for i in range(len(labels))],
+        "classes": class_names(labels),
         "model": f"{type(model).__module__}.{type(model).__qualname__}",
         "parameters": sum(
             parameter.numel()
@@ -129,8 +129,32 @@ def write_model_folder(hparams, resolved_yaml, folder, training=None):
     logger.info("Model written to %s", folder)
 
 
-def _description(stage, used, is_split):
-    """Text of ``hyperparams.yaml``: the used parts of a stage's."""
+def _used(uses_context):
+    return [
+        name
+        for name in _PARTS
+        if uses_context or name not in ("tokenizer", "context_encoder")
+    ]
+
+
+def description(stage, uses_context, is_split):
+    """Writes ``hyperparams.yaml`` of a model folder.
+
+    Arguments
+    ---------
+    stage : str
+        The training stage's, references resolved.
+    uses_context : bool
+        Whether the model takes place and time.
+    is_split : bool
+        Whether the model has ``embed`` and ``classifier``.
+
+    Returns
+    -------
+    str
+        YAML.
+    """
+    used = _used(uses_context)
     yaml, stream = YAML(), io.StringIO()
     stage = yaml.load(stage)
     yaml.dump(

@@ -2,13 +2,22 @@
 
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
-from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 
 from ascmamba_modules.inference import SceneClassifier
+from ascmamba_modules.model_folder.folder import description
 from ascmamba_modules.model_folder.safe_loading import check_description
+
+HPARAMS = Path(__file__).resolve().parents[3] / "hparams"
+STAGES = [
+    str(path.relative_to(HPARAMS))
+    for path in sorted(HPARAMS.rglob("*.yaml"))
+    if "\npretrained_folder:" in path.read_text("utf-8")
+]
 
 
 class Malice:
@@ -199,3 +208,14 @@ def test_pickle_under_any_name_is_not_read(own_folder, tmp_path, name, trusted):
     assert not trap.exists()
     torch.load(own_folder / name, weights_only=False)
     assert trap.exists()  # it would have worked
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_models_of_the_recipe_pass(tmp_path, name):
+    stage = (HPARAMS / name).read_text("utf-8").replace("!PLACEHOLDER", "x")
+    stage = resolve_references(stage).read()
+    uses_context = "\ntokenizer:" in stage
+    (tmp_path / "hyperparams.yaml").write_text(
+        description(stage, uses_context, is_split=True)
+    )
+    check_description(tmp_path / "hyperparams.yaml")
