@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -203,13 +202,20 @@ def _show_epochs(folder, bar):
 
 def _changed(earlier, now):
     """Names of the options that two command lines differ in."""
-    earlier, now = (
-        {a: b for a, b in pairwise(words) if a.startswith("--")}
-        for words in (earlier, now)
-    )
+    earlier, now = _values(earlier), _values(now)
     names = {**earlier, **now}
     changed = [n for n in names if earlier.get(n) != now.get(n)]
-    return ", ".join(changed) or "command"
+    return ", ".join(changed)
+
+
+def _values(words):
+    """Values of options, as a text, by name."""
+    values, name = {}, "command"
+    for word in words:
+        if word.startswith("--"):
+            name, _, word = word.partition("=")
+        values[name] = f"{values.get(name, '')} {word}"
+    return values
 
 
 def _duration(seconds):
