@@ -29,10 +29,7 @@ from ascmamba_modules.model_folder.parts import (
     read_tensors,
     save_part,
 )
-<<<<<<< HEAD
-=======
 from ascmamba_modules.pipeline import class_names
->>>>>>> main
 from ascmamba_modules.utils.checkpoints import check_fit
 
 logger = get_logger(__name__)
