@@ -17,7 +17,7 @@ demo: $(READY)
 	$(BIN)/python recipes/ASC/run_all.py demo --demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu

@@ -88,6 +88,7 @@ TEST = [
     "networkx",
     "pyarrow",
     "pytest",
+    "pytest-xdist",
     "ruff",
     "tabulate",
     "tensorboard",
