@@ -217,4 +217,5 @@ def test_protocol_is_that_of_ascmamba(system, own, parameters):
     assert differing == own
     if system != "low_frequency":
         own = own | {"channels", "n_blocks", "depth", "d_state", "scan_engine"}
+        own |= {"patch", "stride", "norm"}
     assert ours.keys() - theirs.keys() <= own
