@@ -5,23 +5,17 @@ audio feature, such as the mean and variance" of the log-mel features of a clip
 is compared to the evaluation set's by cosine similarity; clips above 0.9 are
 Valid-Hard, the others Valid-Easy.
 
-The paper leaves open: over what mean and variance are taken, how the two are
-scaled to each other, and what stands for the evaluation set.  Here they are
-taken over time, for each mel band, which makes 2 x n_mels numbers a clip, and
-the similarity comes in two kinds:
+The paper does not say over what mean and variance are taken, how the two are
+scaled to each other, or what represents the evaluation set.  Here they are
+taken over time, for each mel band (2 x n_mels numbers a clip), and there are
+two kinds of similarity:
 
-- ``mean``, the paper to the letter: the raw statistics against their mean over
-  the evaluation clips.  Levels lie tens of dB under full scale in any clip, so
-  that the means alone are nearly all alike: between two random halves of the
-  demo world's clips 99 % are above 0.9, of ESC-10's ten kinds of sound 70 %.
-  With the variances, in dB squared, they are 71 % and 38 %, and what the
-  recorder's gain was decides: 20 dB less, in all clips, make 88 % of the 71 %.
-- ``nearest``, ours: every statistic is standardised by its mean and deviation
-  over the evaluation clips, and a clip's similarity is the largest with any of
-  these.  It asks whether the evaluation set has such a clip; a common gain does
-  not matter.  26 % of the demo's clips are above 0.9, of ESC-10's 68 %
-  (``benchmarks/similarity.py``).
-  (Against their mean nothing could be told: once standardised, it is zero.)
+- ``mean``, the paper's words: the raw statistics against their mean over the
+  evaluation clips.  It depends on the recorder's gain, and the means, tens of
+  dB below full scale in any clip, make nearly all clips alike.
+- ``nearest``, the default: each statistic is standardised over the evaluation
+  clips, and a clip's similarity is the largest to any of them.  A common gain
+  does not matter.
 """
 
 import numpy as np

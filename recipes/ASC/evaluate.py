@@ -2,7 +2,7 @@
 """Scores trained models on a manifest, and writes a report.
 
     python evaluate.py hparams/evaluate.yaml --manifest cas.csv \\
-        --models "{with: results/finetune/1986, without: results/without/1986}"
+        --models "{ASCMamba: results/a/1986, SE-Trans: results/b/1986}"
 
 Leaves in its output folder ``report.html``, ``results.csv``, ``predictions/``
 and ``plots/``.  Settings of the YAML file can be overridden on the command

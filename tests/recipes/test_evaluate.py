@@ -1,5 +1,6 @@
 """evaluate.py as users run it: on models trained just now, and bad input."""
 
+import shutil
 import sys
 
 import numpy as np
@@ -159,8 +160,10 @@ def test_little_to_score(finished, clips, tmp_path):
     assert (output / "report.html").exists()
 
 
-def test_another_run_leaves_nothing_of_the_first(evaluated, finished, clips):
-    output, _ = evaluated
+def test_another_run_leaves_nothing_of_the_first(
+    evaluated, finished, clips, tmp_path
+):
+    output = shutil.copytree(evaluated[0], tmp_path / "out")
     run(["evaluate.py", *words({"other": finished}, clips, output)])
     assert [p.name for p in (output / "predictions").iterdir()] == ["other.csv"]
     names = [p.name for p in (output / "plots").iterdir()]
