@@ -42,6 +42,9 @@ class ASCMamba(nn.Module):
         Dropout rate, in the blocks and before the classifier.
     pooling : str
         "mean_max" or "mean", over time.
+    embedding_size : int, optional
+        Length of the vector that the classifier sees; without, it sees all
+        that pooling gives.
     **mamba_options
         Passed to :class:`~ascmamba_modules.mamba.Mamba` (d_state, d_conv,
         expand, engine ...).
@@ -69,6 +72,7 @@ class ASCMamba(nn.Module):
         norm="batch",
         dropout=0.1,
         pooling="mean_max",
+        embedding_size=None,
         **mamba_options,
     ):
         super().__init__()
@@ -88,7 +92,16 @@ class ASCMamba(nn.Module):
         self.dropout = nn.Dropout(dropout)
         n_bins = self.encoder.n_bins(n_mels)
         n_statistics = 2 if pooling == "mean_max" else 1
-        self.embedding_size = n_statistics * n_bins * channels
+        n_pooled = n_statistics * n_bins * channels
+        self.bottleneck = nn.Identity()
+        if embedding_size is not None:
+            self.bottleneck = nn.Sequential(
+                ClipNorm(n_pooled),
+                nn.Linear(n_pooled, embedding_size),
+                ClipNorm(embedding_size),
+                nn.GELU(),
+            )
+        self.embedding_size = embedding_size or n_pooled
         self.classifier = nn.Linear(self.embedding_size, n_classes)
 
     def forward(self, features, context=None, lengths=None):
@@ -133,7 +146,7 @@ class ASCMamba(nn.Module):
         for block in self.blocks:
             x = block(x, context, mask)
         x = self.norm(x)
-        return self._pool(x, mask).flatten(1)
+        return self.bottleneck(self._pool(x, mask).flatten(1))
 
     def _pool(self, x, mask):
         """Pools (B, T', F', C) over time."""
@@ -152,3 +165,24 @@ class ASCMamba(nn.Module):
     def log_posteriors(outputs):
         """Log-posteriors (batch, n_classes) from the output of a call."""
         return F.log_softmax(outputs.float(), dim=-1)
+
+
+class ClipNorm(nn.BatchNorm1d):
+    """Batch norm over clips (B, C); a lone clip gets the running statistics,
+    as it has no deviation of its own.
+
+    Example
+    -------
+    >>> ClipNorm(3)(torch.rand(1, 3)).shape
+    torch.Size([1, 3])
+    """
+
+    def forward(self, x):
+        """Maps (B, C)."""
+        if len(x) > 1:
+            return super().forward(x)
+        return F.batch_norm(
+            *(x, self.running_mean, self.running_var),
+            *(self.weight, self.bias),
+            eps=self.eps,
+        )

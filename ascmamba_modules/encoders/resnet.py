@@ -6,10 +6,9 @@ which was made for speakers.
 """
 
 import torch
-import torch.nn.functional as F
 from speechbrain.lobes.models.ResNet import ResNet, SEBasicBlock
-from torch import nn
 
+from ascmamba_modules.ascmamba import ClipNorm
 from ascmamba_modules.padding import check_features, frame_mask
 
 
@@ -55,8 +54,8 @@ class ResNetEncoder(ResNet):
         )
         self.n_mels = n_mels
         self.embedding_size = embedding_size
-        self.norm_stats = _ClipNorm(self.norm_stats.num_features)
-        self.norm_embed = _ClipNorm(embedding_size)
+        self.norm_stats = ClipNorm(self.norm_stats.num_features)
+        self.norm_embed = ClipNorm(embedding_size)
 
     def forward(self, x, lengths=None):
         """Encodes a batch of clips.
@@ -98,20 +97,6 @@ class ResNetEncoder(ResNet):
         deviation = variance.clamp(min=1e-5).sqrt()
         x = self.norm_stats(torch.cat([mean, deviation], dim=1))
         return self.norm_embed(self.fc_embed(x))
-
-
-class _ClipNorm(nn.BatchNorm1d):
-    """Batch norm over clips (B, C); a lone clip gets the running statistics,
-    as it has no deviation of its own."""
-
-    def forward(self, x):
-        if len(x) > 1:
-            return super().forward(x)
-        return F.batch_norm(
-            *(x, self.running_mean, self.running_var),
-            *(self.weight, self.bias),
-            eps=self.eps,
-        )
 
 
 def _masked_block(block, x, mask):

@@ -72,7 +72,7 @@ BOUNDS = {
     "d_conv": (1, 16),
     "expand": (1, 8),
     "context_size": (1, 1024),
-    "embedding_size": (1, 4096),
+    "embedding_size": (1.0, 4096.0),
     "vocab_size": (1, 65_536),
     "d_ffn": (1, 4096),
     "n_heads": (1, 64),

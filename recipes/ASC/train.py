@@ -10,14 +10,18 @@ The same command again resumes an interrupted training.
 
 import sys
 
-from common import parse_arguments, run_in_group
+from common import exit_naming, parse_arguments, run_in_group
+from distillation import distill
+from ruamel.yaml import YAML
 from training import train
 
 
 def main(arguments):
     """Runs from the command line."""
     hparams_file, run_opts, overrides = parse_arguments(arguments)
-    run_in_group(lambda: train(hparams_file, run_opts, overrides), run_opts)
+    with exit_naming(hparams_file), open(hparams_file, encoding="utf-8") as f:
+        run = distill if YAML().load(f).get("stage") == "distill" else train
+    run_in_group(lambda: run(hparams_file, run_opts, overrides), run_opts)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,187 @@
+"""Distillation, step by step; train.py runs it for ``stage: distill``."""
+
+import time
+from pathlib import Path
+
+import pandas as pd
+import speechbrain as sb
+from common import (
+    check_range,
+    exit_naming,
+    exit_on,
+    load_hparams,
+    locked,
+    read_overrides,
+)
+from ruamel.yaml import YAML
+from speechbrain.dataio.dataloader import make_dataloader
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
+from training import check_resuming, fit_and_test, make_brain, write_summary
+
+from ascmamba_modules.data.manifest import (
+    ManifestError,
+    make_dataset,
+    read_manifest,
+    unusable_files,
+)
+from ascmamba_modules.distillation import (
+    UNLABELLED,
+    DistillBrain,
+    make_mixtures,
+    mixture_dataset,
+)
+from ascmamba_modules.encoders.mobilenet import load_published
+from ascmamba_modules.model_folder.folder import FOLDER, write_model_folder
+from ascmamba_modules.model_folder.training import describe_training
+
+logger = get_logger(__name__)
+
+
+def distill(hparams_file, run_opts, overrides):
+    """Trains a student on a teacher's answers, or what is left of it.
+
+    Arguments
+    ---------
+    hparams_file : str
+        The stage's YAML file.
+    run_opts : dict
+        SpeechBrain's run options.
+    overrides : str or dict
+        Settings that replace those of the file.
+
+    Returns
+    -------
+    Path
+        The output folder, with the folder ``model``.
+
+    Raises
+    ------
+    SystemExit
+        For settings, clips or a teacher that cannot be learned from.
+    """
+    start_time = time.time()
+    rows, labels, overrides = read_rows(hparams_file, overrides)
+    hparams = load_hparams(hparams_file, overrides, check_settings)
+    with exit_naming(hparams_file):
+        load_published(
+            hparams["teacher_encoder"],
+            hparams["teacher"],
+            hparams["teacher_checksum"],
+        )
+    output = Path(hparams["output_folder"])
+    with locked(output):
+        check_resuming(hparams, hparams_file, overrides)
+        sb.create_experiment_directory(
+            experiment_directory=hparams["output_folder"],
+            hyperparams_to_save=hparams_file,
+            overrides=overrides,
+        )
+        hparams["label_encoder"].update_from_iterable(hparams["scene_labels"])
+        brain = make_brain(hparams, run_opts)
+        datasets = {}
+        for split, table in rows.items():
+            if len(table):
+                folder = output / "mixtures" / split
+                mix(hparams, table, labels, folder, brain.device)
+                datasets[split] = mixture_dataset(folder)
+        hparams["student"].measure(output / "mixtures" / "train")
+        fit_and_test(brain, datasets)
+        training = describe(hparams, rows, labels, brain.scores)
+        run_on_main(
+            write_model_folder,
+            args=[
+                *(hparams, output / "hyperparams.yaml", output / FOLDER),
+                training,
+            ],
+        )
+        seconds = time.time() - start_time
+        run_on_main(write_summary, args=[output, brain.scores, seconds])
+    return output
+
+
+def read_rows(hparams_file, overrides):
+    """Reads the clips to learn from and to choose the epoch by, and the
+    scenes that the former are labelled with."""
+    with exit_naming(hparams_file), open(hparams_file, encoding="utf-8") as f:
+        overrides = read_overrides(overrides)
+        settings = {**YAML().load(f), **overrides}
+    with exit_on(ManifestError, OSError):
+        table = read_manifest(settings["manifest"])
+        rows = {
+            "train": table[table["split"].isin(["train", ""])],
+            "valid": table[table["split"] == "valid"],
+        }
+        if settings["transductive"]:
+            rest = table[~table["split"].isin(["train", "valid", ""])]
+            logger.warning(
+                "Transductive: %d clips of %s are learned from, without their "
+                "labels",
+                *(len(rest), ", ".join(sorted(set(rest["split"]))) or "none"),
+            )
+            rest = rest.assign(scene_label="")
+            rows["train"] = pd.concat([rows["train"], rest])
+        problems = unusable_files(pd.concat(rows.values()))
+        if not len(rows["train"]):
+            problems = ["no row has split 'train' or none"]
+        if problems:
+            raise ManifestError(settings["manifest"], problems)
+    labels = sorted(set(rows["train"]["scene_label"]) - {""})
+    return rows, labels, {**overrides, "n_labels": len(labels)}
+
+
+def check_settings(settings):
+    """Raises a ValueError for settings that would fail later."""
+    check_range(
+        settings,
+        *("rounds", "batch_size", "number_of_epochs"),
+        low=1,
+        whole=True,
+    )
+    check_range(settings, "num_workers", "warmup_steps", low=0, whole=True)
+    check_range(settings, "mixing_prob", "low_pass", low=0, high=1)
+    check_range(settings, "mixture_length", low=0.1)
+
+
+def mix(hparams, table, labels, folder, device):
+    """Makes the mixtures of a split, unless they are there."""
+    description = {
+        "clips": table["ID"].tolist(),
+        "labels": table["scene_label"].tolist(),
+        **{
+            name: hparams[name]
+            for name in (
+                *("seed", "teacher", "rounds", "mixture_length"),
+                *("mixing_prob", "equalizer", "low_pass", "clip_length"),
+            )
+        },
+        "features": hparams["features"].settings,
+    }
+    encoder = CategoricalEncoder()
+    encoder.update_from_iterable(labels)
+    encoder.enforce_label("", UNLABELLED)
+    known = table["scene_label"].isin(labels)
+    clips = make_dataset(
+        table.assign(scene_label=table["scene_label"].where(known, "")),
+        *(hparams["audio_normalizer"], encoder),
+        clip_length=hparams["clip_length"],
+    )
+    loader = make_dataloader(clips, **hparams["train_dataloader_opts"])
+    with exit_on(ValueError):
+        run_on_main(
+            make_mixtures,
+            args=[
+                *(loader, hparams["mixer"], hparams["features"]),
+                *(hparams["teacher_model"], hparams["rounds"], folder),
+                *(description, device),
+            ],
+        )
+
+
+def describe(hparams, rows, labels, scores):
+    """Describes the training for the model card."""
+    settings = {**hparams, "scene_labels": labels}
+    training = describe_training(settings, rows, {})
+    training["settings"][DistillBrain.SCORE] = scores.get("valid")
+    return training

@@ -1,0 +1,155 @@
+"""train.py hparams/distill.yaml, with a small random teacher."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from demo_set import make_demo_set
+
+from ascmamba_modules.data.manifest import write_manifest
+from ascmamba_modules.encoders.mobilenet import MobileNet
+from ascmamba_modules.inference import SceneClassifier
+
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "ASC"
+STUDENT = {
+    "channels": 4,
+    "n_blocks": 1,
+    "depth": 1,
+    "d_state": 2,
+    "embedding_size": 8,
+    "context_size": 4,
+    "n_mels": 16,
+    "batch_size": 8,
+    "number_of_epochs": 2,
+    "num_workers": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Clips without a split for half of the training, which has no labels."""
+    folder = tmp_path_factory.mktemp("clips")
+    table = make_demo_set(folder, clips_per_scene=4, seconds=0.5)
+    unlabelled = table.index[table["split"] == "train"][::2]
+    table.loc[unlabelled, ["split", "scene_label"]] = ""
+    write_manifest(table.assign(duration=""), folder / "manifest.csv")
+    return folder / "manifest.csv"
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
+    torch.save(MobileNet(width=0.1, n_tags=527).state_dict(), path)
+    return path
+
+
+def train(hparams_file, **options):
+    flags = [word for k, v in options.items() for word in (f"--{k}", str(v))]
+    result = subprocess.run(
+        [sys.executable, "train.py", hparams_file, *flags]
+        + ["--device=cpu", "--noprogressbar"],
+        cwd=RECIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    return result.returncode, result.stdout + result.stderr
+
+
+def distill(manifest, teacher, output, **options):
+    return train(
+        "hparams/distill.yaml",
+        manifest=manifest,
+        teacher=teacher,
+        output_folder=output,
+        **{
+            **STUDENT,
+            "teacher_width": 0.1,
+            "teacher_size": 96,
+            "rounds": 2,
+            "mixture_length": 0.5,
+            **options,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def distilled(clips, teacher, tmp_path_factory):
+    output = tmp_path_factory.mktemp("distilled")
+    code, log = distill(clips, teacher, output)
+    assert code == 0, log[-3000:]
+    return output, log
+
+
+def test_result_is_a_model_folder_that_tags(distilled, clips):
+    output, log = distilled
+    assert "resampled to the teacher's 32000 Hz" in log
+    assert "explained_variance" in (output / "train_log.txt").read_text()
+    classifier = SceneClassifier.from_hparams(source=output)
+    wav = next(clips.parent.rglob("*.wav"))
+    posteriors, *_ = classifier.classify_file(wav)
+    assert posteriors.shape == (1, 527)
+    assert classifier.classes[0] == "Speech"
+
+
+def test_later_stage_starts_from_it(distilled, clips, tmp_path):
+    output, _ = distilled
+    table = pd.read_csv(clips, dtype=str, keep_default_na=False)
+    labels = sorted(set(table["scene_label"]) - {""})
+    code, log = train(
+        "hparams/finetune.yaml",
+        manifest=clips,
+        output_folder=tmp_path,
+        scene_labels=labels,
+        pretrained_folder=output,
+        **STUDENT,
+    )
+    assert code == 0, log[-3000:]
+    assert "classifier made anew" in log
+
+
+def test_test_clips_are_heard_only_if_asked_for(
+    distilled, clips, teacher, tmp_path
+):
+    rows = pd.read_csv(clips, dtype=str, keep_default_na=False)
+    counts = rows["split"].replace("", "train").value_counts()
+    output, log = distilled
+    code, transductive = distill(
+        clips, teacher, tmp_path, transductive=True, number_of_epochs=1
+    )
+    assert code == 0, transductive[-3000:]
+    assert f"Transductive: {counts['test']} clips of test" in transductive
+    assert "Transductive" not in log
+    for folder, clips_heard in (
+        (output, counts["train"]),
+        (tmp_path, counts["train"] + counts["test"]),
+    ):
+        labels = folder / "mixtures" / "train" / "label.npy"
+        assert len(np.load(labels)) == 2 * clips_heard
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"teacher_width": 0.2}, "does not fit"),
+        ({"teacher": "absent.pt"}, "There is no file absent.pt"),
+        ({"teacher_checksum": "0" * 64}, "another SHA-256"),
+        ({"rounds": 0}, "rounds must be a whole number from 1 on"),
+        ({"manifest": "absent.csv"}, "file not found"),
+    ],
+)
+def test_faults_are_named_in_one_line(
+    options, message, clips, teacher, tmp_path
+):
+    options = {"manifest": clips, "teacher": teacher, **options}
+    code, log = distill(output=tmp_path / "new", **options)
+    assert code == 1
+    assert message in log
+    assert "Traceback" not in log
+    assert not (tmp_path / "new").exists()
