@@ -62,12 +62,9 @@ class Teacher(nn.Module):
         self.encoder = encoder
         self.features = features
         self.normalize = normalize
+        self.sample_rate = sample_rate
         self.resample = nn.Identity()
         if features.sample_rate != sample_rate:
-            logger.info(
-                "Mixtures of %d Hz are resampled to the teacher's %d Hz",
-                *(sample_rate, features.sample_rate),
-            )
             self.resample = Resample(sample_rate, features.sample_rate)
         self.eval().requires_grad_(False)
 
@@ -245,6 +242,11 @@ def make_mixtures(
         logger.info("The mixtures in %s are used again", folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
+    if teacher.sample_rate != teacher.features.sample_rate:
+        logger.info(
+            "Mixtures of %d Hz are resampled to the teacher's %d Hz",
+            *(teacher.sample_rate, teacher.features.sample_rate),
+        )
     teacher, features = teacher.to(device), features.to(device)
     count, first, files = rounds * len(loader.dataset), 0, {}
     for number in range(rounds):

@@ -21,6 +21,8 @@ STUDENT = {
     "n_blocks": 1,
     "depth": 1,
     "d_state": 2,
+    "patch": [8, 4],
+    "stride": [8, 2],
     "embedding_size": 8,
     "context_size": 4,
     "n_mels": 16,
