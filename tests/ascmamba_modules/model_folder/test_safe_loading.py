@@ -187,7 +187,11 @@ def test_aliases_are_followed_and_counted(own_folder):
     "old, new, message",
     [
         ("  d_state: 2", "  command: touch", "cannot be loaded.*command"),
-        ("features.LogMel", "features.LogMel\n  win_length: 400", "win_length"),
+        (
+            "features.LogMel",
+            "features.LogMel\n  win_length: 400",
+            "a window of",
+        ),
         ("    tokenizer: !ref <tokenizer>\n", "", "loadables must be"),
         ("    model: !ref <model>\n", "", "loadables must be"),
     ],
