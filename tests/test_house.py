@@ -63,6 +63,19 @@ def test_rooms_import_lower_rooms_only():
             assert top not in HIGHER, f"{module} imports {name}"
 
 
+def test_scripts_import_no_scripts():
+    folder = ROOT / "recipes" / "ASC"
+    # As in SpeechBrain's recipes, functions of prepare_*.py may be called.
+    scripts = {
+        path.stem
+        for path in folder.glob("*.py")
+        if "__main__" in path.read_text("utf-8")
+        and not path.stem.startswith("prepare_")
+    }
+    for module, names in imports(folder).items():
+        assert not names & scripts, f"{module}: {names & scripts}"
+
+
 def test_text_needs_no_torch():
     modules = ", ".join(f"ascmamba_modules.{name}" for name in TORCH_FREE)
     subprocess.run(

@@ -11,7 +11,11 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.logger import get_logger
 
 from ascmamba_modules.data.audio_files import inspect_audio_files
-from ascmamba_modules.data.manifest import ManifestError
+from ascmamba_modules.data.manifest import ManifestError, write_manifest
+from ascmamba_modules.data.splits import (
+    SPLITS,
+    split as split_by,
+)
 from ascmamba_modules.utils.files import write_csv
 
 logger = get_logger(__name__)
@@ -174,7 +178,7 @@ def check_output(output):
         raise PermissionError(f"--output {output}: the folder is read-only")
 
 
-def keep_sound_clips(table, output, max_problems, problems=()):
+def drop_unusable_clips(table, output, max_problems, problems=()):
     """Checks all audio files and leaves out those that cannot be used.
 
     Beside the manifest stand ``*_problems.csv``, which names each clip that
@@ -210,17 +214,17 @@ def keep_sound_clips(table, output, max_problems, problems=()):
     table = table.assign(
         duration=found["duration"].round(3), problem=found["problem"]
     )
-    sound = table["problem"] == ""
-    usual = table.loc[sound, "duration"].median()
-    odd = sound & ((table["duration"] / usual - 1).abs() > _USUAL_DURATION)
+    usable = table["problem"] == ""
+    usual = table.loc[usable, "duration"].median()
+    odd = usable & ((table["duration"] / usual - 1).abs() > _USUAL_DURATION)
     table.loc[odd, "problem"] = [
         f"{seconds:.2f} s long, most are {usual:.2f} s"
         for seconds in table.loc[odd, "duration"]
     ]
-    table["left_out"] = ~sound
+    table["left_out"] = ~usable
     found_before = pd.DataFrame(problems, columns=["ID", "wav", "problem"])
     found_before["left_out"] = True
-    rows = pd.concat([found_before, table[~sound], table[odd]])
+    rows = pd.concat([found_before, table[~usable], table[odd]])
     write_csv(rows[["ID", "wav", "problem", "left_out"]], report)
 
     bad = rows["left_out"].sum()
@@ -239,14 +243,61 @@ def keep_sound_clips(table, output, max_problems, problems=()):
         logger.warning(
             "%d clips left out, %d odd ones kept: %s", bad, odd.sum(), report
         )
-    kept = found[sound]
+    kept = found[usable]
     logger.info(
         "Rates in Hz %s, channels %s, seconds %.2f to %.2f",
         *(_counts(kept["rate"]), _counts(kept["channels"])),
         *(kept["duration"].min(), kept["duration"].max()),
     )
     table = table.drop(columns=["problem", "left_out"])
-    return table[sound].reset_index(drop=True)
+    return table[usable].reset_index(drop=True)
+
+
+def write_corpus(
+    rows,
+    output,
+    split,
+    unified=None,
+    max_problems=0.01,
+    seed=0,
+    problems=(),
+):
+    """Unifies the classes, checks the audio, splits, and writes the manifest.
+
+    Arguments
+    ---------
+    rows : pandas.DataFrame
+        Manifest rows without duration.
+    output : str or Path
+        The manifest to write.
+    split : str
+        How to draw the splits: one of ``ascmamba_modules.data.splits.SPLITS``.
+        With any other name those of the rows stay.
+    unified : str, optional
+        The corpus whose classes become the pre-training set's, see
+        :func:`to_unified`; by default they stay.
+    max_problems, problems
+        See :func:`drop_unusable_clips`.
+    seed : int
+        Seed of a random split.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The manifest.
+
+    Raises
+    ------
+    ManifestError
+        For too many unusable clips.
+    """
+    if unified:
+        rows = to_unified(rows, unified)
+    table = drop_unusable_clips(rows, output, max_problems, problems)
+    if split in SPLITS:
+        table["split"], _ = split_by(table, split, seed=seed)
+    write_manifest(table, output)
+    return table
 
 
 def _counts(values):
@@ -317,8 +368,8 @@ def print_counts(table, output):
     print(f"\n{output}: {len(table)} clips")
 
 
-def command_line(description, instructions, splits, default_split):
-    """Makes a parser with the options that all corpora share.
+def make_parser(description, instructions, splits, default_split):
+    """Makes a parser with the options that the challenge's corpora share.
 
     Arguments
     ---------
@@ -371,6 +422,15 @@ def add_max_problems(parser):
     )
 
 
+def add_unified(parser):
+    """Adds the option to use the unified classes."""
+    parser.add_argument(
+        "--unified",
+        action="store_true",
+        help="the pre-training set's classes instead of the corpus' own",
+    )
+
+
 def run_command(work):
     """Calls ``work()``; what users can mend ends it with one message.
 
@@ -386,39 +446,26 @@ def run_command(work):
         sys.exit(f"{error}")
 
 
-def run_preparation(parser, arguments, prepare, download):
-    """Runs the command of a corpus whose classes can be the unified ones.
+def run_preparation(parser, arguments, prepare, download=None):
+    """Runs the command of a corpus.
 
     Arguments
     ---------
     parser : argparse.ArgumentParser
-        From :func:`command_line`.
+        Its options are the arguments of ``prepare``, and --download.
     arguments : list
         The command line.
     prepare : callable
-        Writes the manifest.
-    download : callable
+        Writes the manifest, and returns it.
+    download : callable, optional
         Fetches the corpus into a folder.
     """
-    parser.add_argument(
-        "--unified",
-        action="store_true",
-        help="the pre-training set's classes instead of the corpus' own",
-    )
-    args = parser.parse_args(arguments)
+    options = vars(parser.parse_args(arguments))
 
     def work():
-        check_output(args.output)
-        if args.download:
-            download(args.folder)
-        table = prepare(
-            args.folder,
-            args.output,
-            args.split,
-            args.unified,
-            args.max_problems,
-            args.seed,
-        )
-        print_counts(table, args.output)
+        check_output(options["output"])
+        if options.pop("download", False):
+            download(options["folder"])
+        print_counts(prepare(**options), options["output"])
 
     run_command(work)

@@ -23,22 +23,20 @@ import pandas as pd
 from corpus import (
     check_no_duplicates,
     check_output,
-    command_line,
     find_corpus,
-    keep_sound_clips,
-    print_counts,
+    make_parser,
     provenance,
     read_table,
-    run_command,
+    run_preparation,
+    write_corpus,
 )
 from download import fetch_file, fetch_record
 from speechbrain.utils.logger import get_logger
 
 from ascmamba_modules.data.leakage import audit_text
-from ascmamba_modules.data.manifest import ManifestError, write_manifest
+from ascmamba_modules.data.manifest import ManifestError
 from ascmamba_modules.data.place_and_time import time_text
 from ascmamba_modules.data.sessions import find_sessions
-from ascmamba_modules.data.splits import split as split_by
 from ascmamba_modules.plots import plot_metadata, save_figure
 
 logger = get_logger(__name__)
@@ -118,8 +116,29 @@ def prepare_cas(
         For CSV files that cannot be used, or too many unusable clips.
     """
     check_output(output)
-    folder = Path(folder).absolute()
+    rows, problems = read_rows(folder, truth)
+    return write_corpus(
+        *(rows, output, split, None, max_problems, seed, problems)
+    )
+
+
+def read_rows(folder, truth=None):
+    """Reads the metadata of both sets and finds their files.
+
+    Arguments
+    ---------
+    folder, truth : str or Path
+        See :func:`prepare_cas`.
+
+    Returns
+    -------
+    rows : pandas.DataFrame
+        Manifest rows without duration.
+    problems : list
+        For each row of the metadata without a file: ID, wav and problem.
+    """
     labels = {} if truth is None else read_truth(truth)
+    folder = Path(folder).absolute()
     rows, problems = _read_part(folder, "dev")
     if (folder / "ICME2024_GC_ASC_eval").is_dir():
         more = _read_part(folder, "eval")
@@ -128,13 +147,10 @@ def prepare_cas(
     else:
         logger.warning("No ICME2024_GC_ASC_eval in %s: left out", folder)
     rows["session"] = find_sessions(rows)
-    rows = keep_sound_clips(rows, output, max_problems, problems)
-    rows["split"], _ = split_by(rows, split, seed=seed)
     known = (rows["split"] == "evaluation") & rows["ID"].isin(labels)
     rows.loc[known, "scene_label"] = rows.loc[known, "ID"].map(labels)
     rows.loc[known, ["split", "label_source"]] = ["test", "truth"]
-    write_manifest(rows, output)
-    return rows
+    return rows, problems
 
 
 def _read_part(folder, part):
@@ -178,7 +194,7 @@ def read_metadata(path):
     Raises
     ------
     ManifestError
-        With all rows that have an unknown scene, a time that is none, or a
+        With all rows that have an unknown scene, an invalid time, or a
         file name that came before.
     """
     columns = ["filename", "location", "record_time", "scene_label"]
@@ -324,7 +340,7 @@ def download(folder):
 
 def main(arguments):
     """Runs from the command line."""
-    parser = command_line(__doc__, INSTRUCTIONS, SPLITS, "random")
+    parser = make_parser(__doc__, INSTRUCTIONS, SPLITS, "random")
     parser.add_argument(
         "--audit",
         action="store_true",
@@ -337,28 +353,17 @@ def main(arguments):
         help="CSV file (filename, scene_label) of evaluation clips whose "
         "label is known: they become the test split",
     )
-    args = parser.parse_args(arguments)
 
-    def work():
-        check_output(args.output)
-        if args.download:
-            download(args.folder)
-        table = prepare_cas(
-            args.folder,
-            args.output,
-            args.split,
-            args.max_problems,
-            args.seed,
-            args.truth,
-        )
-        print_counts(table, args.output)
-        if args.audit:
-            output = Path(args.output)
+    def prepare(output, audit, **options):
+        table = prepare_cas(output=output, **options)
+        if audit:
+            output = Path(output)
             figure = output.with_name(f"{output.stem}_metadata.png")
             save_figure(plot_metadata(table), figure)
-            print(f"\n{audit_text(table)}\n\nFigure: {figure}")
+            print(f"{audit_text(table)}\n\nFigure: {figure}")
+        return table
 
-    run_command(work)
+    run_preparation(parser, arguments, prepare, download)
 
 
 if __name__ == "__main__":

@@ -18,20 +18,19 @@ from pathlib import Path
 
 import pandas as pd
 from corpus import (
+    add_unified,
     check_output,
-    command_line,
     find_corpus,
-    keep_sound_clips,
+    make_parser,
     provenance,
     run_preparation,
-    to_unified,
     unified_scenes,
+    write_corpus,
 )
 from download import fetch_record
 from speechbrain.utils.logger import get_logger
 
-from ascmamba_modules.data.manifest import ManifestError, write_manifest
-from ascmamba_modules.data.splits import split as split_by
+from ascmamba_modules.data.manifest import ManifestError
 
 logger = get_logger(__name__)
 
@@ -58,65 +57,37 @@ _FILE = re.compile(r"([A-Za-z]+)_(user\d+)_\d+_\d+")
 def prepare_cochlscene(
     folder, output, split="all", unified=False, max_problems=0.01, seed=0
 ):
-    """Writes the manifest of the corpus.
+    """Writes the manifest of the corpus; see :func:`read_rows`, which takes
+    folder and split, and :func:`corpus.write_corpus`."""
+    check_output(output)
+    rows = read_rows(folder, split)
+    unified = "CochlScene" if unified else None
+    return write_corpus(rows, output, split, unified, max_problems, seed)
+
+
+def read_rows(folder, split="all"):
+    """Lists the files of the corpus and those that ``Data_info.tsv`` names.
 
     Arguments
     ---------
     folder : str or Path
         The corpus, or the folder in which it was unpacked.
-    output : str or Path
-        The manifest to write.
     split : str
-        One of ``SPLITS``.
-    unified : bool
-        Whether to use the pre-training set's classes, see
-        ``unified_scenes.yaml``, instead of the corpus' own.
-    max_problems : float
-        Share of clips that may be missing or unusable.
-    seed : int
-        Seed of a random split.
+        "official" for the corpus' own split; else every clip is for training.
 
     Returns
     -------
     pandas.DataFrame
-        The manifest.
+        Manifest rows without duration.
 
     Raises
     ------
     OSError
-        For a folder that is not the corpus, or an output that cannot be
-        written.
+        For a folder that is not the corpus.
     ManifestError
-        For a list of files that cannot be used, files in the wrong place, or
-        too many unusable clips.
+        For a list of files that cannot be used, or files in the wrong place.
     """
-    check_output(output)
     folder = find_corpus(folder, NAME, list(_FOLDERS), INSTRUCTIONS)
-    table = read_rows(folder)
-    if unified:
-        table = to_unified(table, "CochlScene")
-    table = keep_sound_clips(table, output, max_problems)
-    if split != "official":
-        table["split"] = "train"
-    if split not in ("official", "all"):
-        table["split"], _ = split_by(table, split, seed=seed)
-    write_manifest(table, output)
-    return table
-
-
-def read_rows(folder):
-    """Lists the files of the corpus and those that ``Data_info.tsv`` names.
-
-    Arguments
-    ---------
-    folder : Path
-        The corpus.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Manifest rows without duration; split is the corpus' own.
-    """
     files = {
         path.relative_to(folder).as_posix()
         for name in _FOLDERS
@@ -151,7 +122,7 @@ def read_rows(folder):
                 "location": "",
                 "record_time": "",
                 "session": match[2],
-                "split": _FOLDERS[place],
+                "split": _FOLDERS[place] if split == "official" else "train",
                 **origin,
             }
         )
@@ -233,7 +204,8 @@ def download(folder):
 
 def main(arguments):
     """Runs from the command line."""
-    parser = command_line(__doc__, INSTRUCTIONS, SPLITS, "all")
+    parser = make_parser(__doc__, INSTRUCTIONS, SPLITS, "all")
+    add_unified(parser)
     run_preparation(parser, arguments, prepare_cochlscene, download)
 
 

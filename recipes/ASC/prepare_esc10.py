@@ -18,9 +18,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-import soundfile
-
-from ascmamba_modules.data.manifest import write_manifest
+from corpus import add_max_problems, check_output, run_preparation, write_corpus
 
 FOLDS = (1, 2, 3, 4, 5)
 
@@ -50,7 +48,7 @@ def read_metadata(folder):
     )
 
 
-def prepare_esc10(folder, fold, output, valid_fold=None):
+def prepare_esc10(folder, fold, output, valid_fold=None, max_problems=0.01):
     """Writes the manifest in which one fold is the test set.
 
     Arguments
@@ -63,12 +61,15 @@ def prepare_esc10(folder, fold, output, valid_fold=None):
         The manifest to write.
     valid_fold : int, optional
         Another fold to validate on; by default all the rest is for training.
+    max_problems : float
+        Share of clips that may be missing or unusable.
 
     Returns
     -------
     pandas.DataFrame
         The manifest.
     """
+    check_output(output)
     folder = Path(folder).resolve()
     for number in (fold, valid_fold):
         if number is not None and number not in FOLDS:
@@ -77,12 +78,10 @@ def prepare_esc10(folder, fold, output, valid_fold=None):
         raise ValueError("The fold to validate on must not be the test fold.")
     metadata = read_metadata(folder)
     splits = {fold: "test", valid_fold: "valid"}
-    wavs = [str(folder / "audio" / name) for name in metadata["filename"]]
-    manifest = pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "ID": [Path(name).stem for name in metadata["filename"]],
-            "wav": wavs,
-            "duration": [round(soundfile.info(w).duration, 3) for w in wavs],
+            "wav": [str(folder / "audio" / n) for n in metadata["filename"]],
             "scene_label": metadata["category"],
             "location": "",
             "record_time": "",
@@ -93,8 +92,7 @@ def prepare_esc10(folder, fold, output, valid_fold=None):
             "label_source": "human",
         }
     )
-    write_manifest(manifest, output)
-    return manifest
+    return write_corpus(rows, output, "folds", max_problems=max_problems)
 
 
 def main(arguments):
@@ -107,15 +105,8 @@ def main(arguments):
     parser.add_argument("--fold", type=int, default=1, help="test fold, 1 to 5")
     parser.add_argument("--valid-fold", type=int, help="fold to validate on")
     parser.add_argument("--output", default="esc10.csv", help="the manifest")
-    args = parser.parse_args(arguments)
-    try:
-        manifest = prepare_esc10(
-            args.folder, args.fold, args.output, args.valid_fold
-        )
-    except (OSError, ValueError, soundfile.LibsndfileError) as error:
-        sys.exit(f"{error}")
-    counts = manifest["split"].value_counts().to_dict()
-    print(f"{args.output}: {len(manifest)} clips, {counts}")
+    add_max_problems(parser)
+    run_preparation(parser, arguments, prepare_esc10)
 
 
 if __name__ == "__main__":

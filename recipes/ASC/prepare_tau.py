@@ -16,22 +16,21 @@ from pathlib import Path
 
 import pandas as pd
 from corpus import (
+    add_unified,
     check_no_duplicates,
     check_output,
-    command_line,
     find_corpus,
-    keep_sound_clips,
+    make_parser,
     provenance,
     read_table,
     run_preparation,
-    to_unified,
     unified_scenes,
+    write_corpus,
 )
 from download import fetch_record
 from speechbrain.utils.logger import get_logger
 
-from ascmamba_modules.data.manifest import ManifestError, write_manifest
-from ascmamba_modules.data.splits import split as split_by
+from ascmamba_modules.data.manifest import ManifestError
 
 logger = get_logger(__name__)
 
@@ -57,61 +56,37 @@ SPLITS = {
 def prepare_tau(
     folder, output, split="all", unified=False, max_problems=0.01, seed=0
 ):
-    """Writes the manifest of the corpus.
+    """Writes the manifest of the corpus; see :func:`read_rows`, which takes
+    folder and split, and :func:`corpus.write_corpus`."""
+    check_output(output)
+    rows = read_rows(folder, split)
+    unified = "TAU" if unified else None
+    return write_corpus(rows, output, split, unified, max_problems, seed)
+
+
+def read_rows(folder, split="all"):
+    """Reads ``meta.csv``, and the lists of the corpus' own split.
 
     Arguments
     ---------
     folder : str or Path
         The corpus, or the folder in which it was unpacked.
-    output : str or Path
-        The manifest to write.
     split : str
-        One of ``SPLITS``.
-    unified : bool
-        Whether to use the pre-training set's classes, see
-        ``unified_scenes.yaml``, instead of the corpus' own.
-    max_problems : float
-        Share of clips that may be missing or unusable.
-    seed : int
-        Seed of a random split.
+        "fold1" for the corpus' own split; else every clip is for training.
 
     Returns
     -------
     pandas.DataFrame
-        The manifest.
+        Manifest rows without duration.
 
     Raises
     ------
     OSError
-        For a folder that is not the corpus, or an output that cannot be
-        written.
+        For a folder that is not the corpus.
     ManifestError
-        For CSV files that cannot be used, or too many unusable clips.
+        For CSV files that cannot be used.
     """
-    check_output(output)
     folder = find_corpus(folder, NAME, ["meta.csv", "audio"], INSTRUCTIONS)
-    table = read_rows(folder)
-    if unified:
-        table = to_unified(table, "TAU")
-    table = keep_sound_clips(table, output, max_problems)
-    table["split"] = _splits(table, folder, split, seed)
-    write_manifest(table, output)
-    return table
-
-
-def read_rows(folder):
-    """Reads ``meta.csv``.
-
-    Arguments
-    ---------
-    folder : Path
-        The corpus.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Manifest rows without duration and split.
-    """
     path = folder / "meta.csv"
     meta = read_table(
         path, ["filename", "scene_label", "identifier", "source_label"], "\t"
@@ -124,7 +99,7 @@ def read_rows(folder):
     if unlisted:
         logger.warning("%d files are not in %s", len(unlisted), path)
     cities = meta["identifier"].str.split("-").str[0]
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "ID": [Path(name).stem for name in meta["filename"]],
             "wav": [str(folder / name) for name in meta["filename"]],
@@ -132,9 +107,13 @@ def read_rows(folder):
             "location": cities.str.capitalize(),
             "record_time": "",
             "session": meta["identifier"],
+            "split": "train",
             **provenance(folder, "TAU 2020 Mobile"),
         }
     )
+    if split == "fold1":
+        rows["split"] = rows["ID"].map(_own_splits(folder)).fillna("")
+    return rows
 
 
 def _check_scenes(path, meta):
@@ -150,18 +129,14 @@ def _check_scenes(path, meta):
         raise ManifestError(path, problems)
 
 
-def _splits(table, folder, split, seed):
-    if split == "all":
-        return "train"
-    if split != "fold1":
-        return split_by(table.assign(split="train"), split, seed=seed)[0]
+def _own_splits(folder):
     splits = {}
     for name, ours in (("train", "train"), ("evaluate", "test")):
         path = folder / "evaluation_setup" / f"fold1_{name}.csv"
         listed = read_table(path, ["filename", "scene_label"], "\t")
         ids = [Path(file).stem for file in listed["filename"]]
         splits |= dict.fromkeys(ids, ours)
-    return table["ID"].map(splits).fillna("")
+    return splits
 
 
 def download(folder):
@@ -177,7 +152,8 @@ def download(folder):
 
 def main(arguments):
     """Runs from the command line."""
-    parser = command_line(__doc__, INSTRUCTIONS, SPLITS, "all")
+    parser = make_parser(__doc__, INSTRUCTIONS, SPLITS, "all")
+    add_unified(parser)
     run_preparation(parser, arguments, prepare_tau, download)
 
 

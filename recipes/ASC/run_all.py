@@ -124,11 +124,14 @@ def list_stages(output, corpora, settings, run_options):
             pretrained_folder=output / "finetune",
         ),
     ]
-    models = {
-        stage.name: str(stage.result.parent)
-        for stage in stages
-        if stage.trains and stage.name != "pretrain"
+    systems = {
+        "challenge baseline": "baseline",
+        "ASCMamba without place and time": "finetune_without_context",
+        "ASCMamba": "finetune",
+        "SE-Trans": "finetune_se_trans",
+        "ASCMamba with pseudo-labels": "finetune_pseudo",
     }
+    models = {name: str(output / stage) for name, stage in systems.items()}
     evaluation = {
         "manifest": cas,
         "models": json.dumps(models),  # YAML reads JSON

@@ -5,8 +5,8 @@ import pytest
 import soundfile
 from corpus import (
     check_output,
+    drop_unusable_clips,
     find_corpus,
-    keep_sound_clips,
     read_table,
     to_unified,
     unified_scenes,
@@ -113,7 +113,7 @@ def test_unusable_clips_are_left_out_and_reported(own_world, tmp_path):
     rows.loc[7, "wav"] = str(own_world / "CochlScene" / "gone.wav")
     before = [{"ID": "x", "wav": "", "problem": "no file"}]
 
-    kept = keep_sound_clips(rows, tmp_path / "m.csv", 0.2, before)
+    kept = drop_unusable_clips(rows, tmp_path / "m.csv", 0.2, before)
     assert kept["ID"].tolist() == rows["ID"].drop([3, 5, 7]).tolist()
     assert kept["duration"].eq(0.2).all()
     report = pd.read_csv(tmp_path / "m_problems.csv")
@@ -125,7 +125,7 @@ def test_unusable_clips_are_left_out_and_reported(own_world, tmp_path):
     # 4 of 21: more than a tenth.  The report is there all the same.
     (tmp_path / "m_problems.csv").unlink()
     with pytest.raises(ManifestError, match="4 of 21 clips.*--max-problems"):
-        keep_sound_clips(rows, tmp_path / "m.csv", 0.1, before)
+        drop_unusable_clips(rows, tmp_path / "m.csv", 0.1, before)
     assert len(pd.read_csv(tmp_path / "m_problems.csv")) == 4
 
 
@@ -133,7 +133,7 @@ def test_clips_of_odd_length_are_kept_and_reported(own_world, tmp_path):
     rows = make_rows(own_world, 10)
     samples, rate = soundfile.read(rows["wav"][2])
     soundfile.write(rows["wav"][2], samples[: len(samples) // 2], rate)
-    kept = keep_sound_clips(rows, tmp_path / "m.csv", 0.0)
+    kept = drop_unusable_clips(rows, tmp_path / "m.csv", 0.0)
     assert len(kept) == 10 and kept["duration"][2] == 0.1
     report = pd.read_csv(tmp_path / "m_problems.csv")
     assert report["ID"].tolist() == [rows["ID"][2]]

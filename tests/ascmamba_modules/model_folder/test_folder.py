@@ -218,7 +218,9 @@ def test_statistics_that_cannot_be_are_refused(own_folder, change):
     ],
 )
 def test_classes_that_cannot_be_are_refused(own_folder, lines):
-    (own_folder / "label_encoder.txt").write_text(lines)
+    path = own_folder / "label_encoder.txt"
+    _, separator, end = path.read_text().partition("====")
+    path.write_text(lines + separator + end)
     with pytest.raises(ValueError, match="label_encoder.txt"):
         load(own_folder)
 

@@ -96,6 +96,8 @@ def test_nothing_runs(own_folder, tmp_path, line):
         ("  d_state: 2", "  d_state: {a: 1}"),
         ("  d_state: 2", "  ? !new:collections.Counter\n  : 2"),
         ("  d_state: 2", "  d_state: !!python/name:os.system"),
+        ("  d_state: 2", "  engine: (!!python/object/apply:os.system [ls])"),
+        ("  d_state: 2", "  engine: !tuple x!!python/name:os.systemx"),
         ("  d_state: 2", "  d_state: 2001-01-01"),
         ("  d_state: 2", "  d_state: !ref <model[n_classes]>"),
         ("  d_state: 2", "  d_state: !ref <model.n_classes>"),
@@ -131,6 +133,11 @@ def test_nothing_runs(own_folder, tmp_path, line):
         ("pretrainer:", "trainer:"),
         ("modules:", "modules: &m\n  more: *m"),
         ("audio_normalizer:", "more: 1\naudio_normalizer:"),
+        (
+            "features: !new:ascmamba_modules.features.LogMel",
+            "features: !ref <model>",
+        ),
+        ("# Written", "%YAML 1.1\n---\n# Written"),
         ("audio_normalizer:", "%TAG ! tag:x,2000:\n---\naudio_normalizer:"),
     ],
 )
@@ -159,11 +166,32 @@ def test_text_that_describes_no_model_is_refused(own_folder, text):
         check_description(own_folder / "hyperparams.yaml")
 
 
+def test_aliases_are_followed_and_counted(own_folder):
+    path = own_folder / "hyperparams.yaml"
+    text = path.read_text()
+    for name in ("features", "normalize", "model"):
+        text = text.replace(f"\n{name}: !new", f"\n{name}: &{name} !new")
+    parts = "features: *features, normalize: *normalize, model: *model"
+    modules = f"{{{parts}}}"
+    for i in range(14):  # twice as many at each level
+        modules = f"{{{parts}, modules: &m{i} {modules}, loadables: *m{i}}}"
+    start, _, end = text.partition("modules:")
+    path.write_text(
+        f"{start}modules: {modules}\n{end[end.index('pretrainer:') :]}"
+    )
+    with pytest.raises(ValueError, match="more than 10000 values"):
+        check_description(path)
+
+
 @pytest.mark.parametrize(
     "old, new, message",
     [
         ("  d_state: 2", "  command: touch", "cannot be loaded.*command"),
-        ("features.LogMel", "features.LogMel\n  win_length: 400", "win_length"),
+        (
+            "features.LogMel",
+            "features.LogMel\n  win_length: 400",
+            "a window of",
+        ),
         ("    tokenizer: !ref <tokenizer>\n", "", "loadables must be"),
         ("    model: !ref <model>\n", "", "loadables must be"),
     ],

@@ -243,9 +243,11 @@ def shortened(case):
     """A case that Triton's interpreter gets through in a second."""
     if "long" in case:
         pytest.skip("takes the interpreter a minute")
+    if "elements" in case or set(case) == {"max_chunk"}:
+        pytest.skip("chunks of the engine torch: the plain case again")
     batch, channels, state, length = case.get("sizes", (2, 4, 3, 20))
-    # Chunks get shorter, too, so that there are several.
-    sizes = (min(batch, 5), channels, state, min(length, 9))
+    # Chunks get shorter, too, so that there are two, the second incomplete.
+    sizes = (min(batch, 5), channels, state, min(length, 6))
     return {"max_chunk": 4, **case, "sizes": sizes}
 
 
@@ -292,14 +294,10 @@ def test_equals_the_recurrence_in_float64(engine, device, case, set_chunks):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("engine", ON_CPU)
+@pytest.mark.parametrize("engine", WITHOUT_TRITON)
 def test_equals_the_reference_of_mamba_ssm(
     engine, case, set_chunks, mamba_ssm_reference
 ):
-    if engine == "triton":
-        if set(case) - {"B", "C"}:
-            pytest.skip("compared with float64 above; the interpreter is slow")
-        case = shortened(case)
     set_chunks(case)
     softplus = case.get("softplus", True)
     inputs = make_inputs(**case)
@@ -496,7 +494,7 @@ def test_runs_in_forked_workers_of_a_data_loader(monkeypatch):
     "engine, sizes",
     [
         pytest.param("cpu", (2, 5, 3, 70), marks=compiled),
-        pytest.param("triton", (1, 5, 3, 10), marks=interpreted),
+        pytest.param("triton", (1, 5, 3, 6), marks=interpreted),
     ],
 )
 def test_nan_goes_where_the_recurrence_takes_it(
@@ -663,7 +661,7 @@ def constant_inputs(A, length):
 @pytest.mark.parametrize("engine", ON_CPU)
 @pytest.mark.parametrize("decay", [-1e4, 0.0], ids=["forgets", "remembers"])
 def test_long_sequences_stay_finite_and_exact(decay, engine):
-    length = 80 if engine == "triton" else 5000
+    length = 36 if engine == "triton" else 5000  # more than a chunk
     u, delta, A, B, C = constant_inputs(decay, length)
     y = selective_scan(u, delta, A, B, C, engine=engine)
     # (batch, channels, state, length)
@@ -741,7 +739,7 @@ def test_package_does_not_import_triton():
 def test_pair_in_one_launch_equals_two_scans(reverse_mask, set_chunks):
     set_chunks({"max_chunk": 4})
     # Channels last, directions next to each other, z in one tensor with u.
-    channels, states, length = 5, 3, 7
+    channels, states, length = 5, 3, 5
     xz = torch.randn(2, length, 2, 2 * channels)
     delta = torch.randn(2, length, 2, channels)
     projections = torch.randn(2, length, 2, 1 + 2 * states)

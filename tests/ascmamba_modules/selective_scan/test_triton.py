@@ -58,7 +58,7 @@ def convolution_in_float64(x, weight, bias, mask, reverse_mask):
     [
         ((1, 2, 9, 5), 4, {}),
         ((1, 2, 9, 5), 4, {"reverse_mask": 1}),
-        ((2, 2, 17, 35), 4, {"reverse_mask": 0b10, "programs": 3}),
+        ((2, 2, 10, 33), 4, {"reverse_mask": 0b10, "programs": 3}),
         ((2, 1, 3, 4), 5, {"reverse_mask": 0b01, "masked": True}),
         ((1, 3, 10, 4), 1, {"masked": True}),
         ((1, 1, 1, 1), 2, {"bias": False}),
@@ -157,9 +157,14 @@ def block_inner(block, x, mask, flag):
 
 
 @pytest.mark.parametrize(
-    "flags", [(False,), (True,), (False, True)], ids=["one", "reverse", "pair"]
+    "flags, masked",
+    [
+        pytest.param((False,), True, id="one, masked"),
+        pytest.param((True,), True, id="reverse, masked"),
+        pytest.param((False, True), True, id="pair, masked"),
+        pytest.param((False, True), False, id="pair"),
+    ],
 )
-@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
 @pytest.mark.parametrize("device", DEVICES)
 def test_block_equals_the_module_in_pytorch(
     device, masked, flags, randomise, monkeypatch
@@ -169,10 +174,10 @@ def test_block_equals_the_module_in_pytorch(
         randomise(Mamba(6, d_state=3, dt_rank=2, engine="torch")).to(device)
         for _ in flags
     ]
-    x = torch.randn(2, 7, 6, device=device, requires_grad=True)
+    x = torch.randn(2, 6, 6, device=device, requires_grad=True)
     mask = None
     if masked:
-        mask = torch.ones(2, 7, dtype=torch.bool, device=device)
+        mask = torch.ones(2, 6, dtype=torch.bool, device=device)
         mask[0, 5:] = mask[1, :2] = False
     actual, expected = (
         blocks_with_gradients(blocks, x, mask, inner, flags)
@@ -189,7 +194,7 @@ def test_block_under_autocast(device, dtype, randomise):
     blocks = [
         randomise(Mamba(6, d_state=3, engine="torch")).to(device) for _ in flags
     ]
-    x = torch.randn(2, 6, 6, device=device, requires_grad=True)
+    x = torch.randn(1, 5, 6, device=device, requires_grad=True)
     expected = blocks_with_gradients(blocks, x, None, inner_in_pytorch, flags)
     with torch.autocast(device, dtype):
         actual = blocks_with_gradients(blocks, x, None, inner_in_triton, flags)
@@ -219,7 +224,7 @@ def interpreted_check(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(triton_engine, "CHUNK", 4)
     monkeypatch.setattr(
-        triton_check, "largest_error", lambda _: check("cpu", 5, 3, 7)
+        triton_check, "largest_error", lambda _: check("cpu", 3, 2, 5)
     )
     return triton_check.unavailable_reason.__wrapped__
 
