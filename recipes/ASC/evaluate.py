@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import speechbrain as sb
-from common import load_hparams, parse_arguments
+from common import check_range, exit_on, load_hparams, locked, parse_arguments
 from speechbrain.utils.logger import get_logger
 
 from ascmamba_modules.data.feature_cache import FeatureCache
@@ -87,9 +87,8 @@ def check_hparams(hparams):
             f"similarity must be {' or '.join(KINDS)}, got "
             f"{hparams['similarity']}"
         )
-    for name in ("threshold", "resamples", "hardest", "batch_size"):
-        if not isinstance(hparams[name], (int, float)):
-            raise ValueError(f"{name} must be a number, got {hparams[name]}")
+    check_range(hparams, "batch_size", "resamples", low=1, whole=True)
+    check_range(hparams, "num_workers", "hardest", low=0, whole=True)
     for name in ("shares", "seeds"):
         if not isinstance(hparams[name], list) or not hparams[name]:
             raise ValueError(f"{name} must be a list, got {hparams[name]}")
@@ -99,7 +98,7 @@ def check_hparams(hparams):
 
 
 @dataclass(frozen=True)
-class Material:
+class EvaluationData:
     """What models are scored on.
 
     Arguments
@@ -120,38 +119,28 @@ class Material:
     places: list
 
 
-class Notes(list):
-    """What the reader must know; each is logged as it comes."""
-
-    def add(self, text, *values):
-        """Adds a text with values, as a logger takes them."""
-        self.append(text % values)
-        logger.info(text, *values)
+def note(notes, text, *values):
+    """Logs what the reader must know, and keeps it for the report."""
+    notes.append(text % values)
+    logger.info(text, *values)
 
 
-def rows_of_split(path, split):
+@exit_on(ManifestError)
+def rows_of_split(path, split, remedy):
     """Rows of a split of a manifest; exits if there are none."""
-    try:
-        table = read_manifest(path)
-        rows = table[table["split"] == split]
-        if rows.empty:
-            present = sorted(set(table["split"]) - {""})
-            raise ManifestError(
-                path,
-                [
-                    f"no rows of split '{split}' (splits in the file: "
-                    f"{', '.join(present) or 'none'})"
-                ],
-            )
-        return rows
-    except ManifestError as error:
-        sys.exit(f"{error}")
+    table = read_manifest(path)
+    rows = table[table["split"] == split]
+    if rows.empty:
+        present = ", ".join(sorted(set(table["split"]) - {""})) or "none"
+        problem = f"no rows of split '{split}' (splits in the file: {present})"
+        raise ManifestError(path, [f"{problem}; {remedy}"])
+    return rows
 
 
 def load_scored(hparams):
     """The rows of the split to score; exits if none has a label."""
     path, split = hparams["manifest"], hparams["split"]
-    rows = rows_of_split(path, split)
+    rows = rows_of_split(path, split, "choose another --split")
     if not (rows["scene_label"] != "").any():
         sys.exit(
             f"{path}: all {len(rows)} rows of split '{split}' are unlabelled; "
@@ -160,16 +149,14 @@ def load_scored(hparams):
     return rows
 
 
+@exit_on(ManifestError)
 def load_training(hparams):
     """The labelled training clips; None if there are none."""
     path = hparams["training_manifest"] or hparams["manifest"]
-    try:
-        table = read_manifest(path)
-    except ManifestError as error:
-        sys.exit(f"{error}")
+    table = read_manifest(path)
     training = table[(table["split"] == "train") & (table["scene_label"] != "")]
     if training.empty and hparams["training_manifest"]:
-        sys.exit(f"{path}: no labelled rows of split 'train'")
+        raise ManifestError(path, ["no labelled rows of split 'train'"])
     return None if training.empty else training
 
 
@@ -178,7 +165,9 @@ def load_evaluation(hparams):
     if not hparams["evaluation_manifest"]:
         return None
     return rows_of_split(
-        hparams["evaluation_manifest"], hparams["evaluation_split"]
+        hparams["evaluation_manifest"],
+        hparams["evaluation_split"],
+        "choose another --evaluation_split, or leave out --evaluation_manifest",
     )
 
 
@@ -256,13 +245,15 @@ def make_caches(hparams, classifiers, scored, evaluation, folder):
 def note_clips(rows, split, clips, notes):
     """Says what is scored and what there is too little of."""
     n_sessions = len(set(clips.sessions))
-    notes.add(
+    note(
+        notes,
         "%d clips of split '%s' are scored; sessions: %d.",
         *(len(clips.table), split, n_sessions),
     )
     unlabelled = rows[rows["scene_label"] == ""]
     if len(unlabelled):
-        notes.add(
+        note(
+            notes,
             "%d rows of the split have no label and are not scored (the "
             "first: line %d, ID %s).",
             *(len(unlabelled), *unlabelled.iloc[0][["line", "ID"]]),
@@ -273,12 +264,13 @@ def note_clips(rows, split, clips, notes):
         if number not in clips.targets
     ]
     if absent:
-        notes.add(
+        note(
+            notes,
             "No clips of %s: macro accuracy is over the others (%d).",
             *(", ".join(absent), len(clips.classes) - len(absent)),
         )
     if n_sessions == 1:
-        notes.add("One session has no intervals, tests and temperature.")
+        note(notes, "One session has no intervals, tests and temperature.")
 
 
 def measure_similarities(clips, evaluation, cache):
@@ -321,20 +313,21 @@ def choose_changed(clips, parts, shares, notes):
     if parts is not None:
         is_hard = parts == "Valid-Hard"
         if is_hard.sum() < 2:
-            notes.add("Valid-Hard has %d clips.", is_hard.sum())
+            note(notes, "Valid-Hard has %d clips.", is_hard.sum())
         else:
             changed, text = clips.take(is_hard), "Valid-Hard"
     n = len(changed.table)
-    notes.add("Place and time are changed on %s, %d clips.", text, n)
+    note(notes, "Place and time are changed on %s, %d clips.", text, n)
     if idle := [share for share in shares if round(share * n) < 2]:
-        notes.add(
+        note(
+            notes,
             "%g %% of them are less than two clips, which exchange nothing.",
             100 * max(idle),
         )
     return changed
 
 
-def run_protocols(hparams, models, material, cache, notes):
+def run_protocols(hparams, models, data, cache, notes):
     """Runs all protocols that there is the data for.
 
     Returns
@@ -346,8 +339,8 @@ def run_protocols(hparams, models, material, cache, notes):
     scaled : dict
         Log-posteriors after temperature scaling, by model.
     """
-    clips, training = material.clips, material.training
-    evaluation, places = material.evaluation, material.places
+    clips, training = data.clips, data.training
+    evaluation, places = data.evaluation, data.places
     results = [score_all(models, clips), score_context(models, clips)]
     everything = np.full(len(clips.table), "metadata only")
     if training is not None:
@@ -360,8 +353,9 @@ def run_protocols(hparams, models, material, cache, notes):
 
     similarities = parts = None
     if evaluation is None:
-        notes.add(
-            "No Valid-Easy and Valid-Hard: they need --evaluation_manifest."
+        note(
+            notes,
+            "No Valid-Easy and Valid-Hard: they need --evaluation_manifest.",
         )
     else:
         similarities = measure_similarities(clips, evaluation, cache)
@@ -376,12 +370,13 @@ def run_protocols(hparams, models, material, cache, notes):
     changed = choose_changed(clips, parts, hparams["shares"], notes)
     changes = {"shuffled place and time": shuffle_place_and_time}
     if not places:
-        notes.add(
+        note(
+            notes,
             "No places are put in for the clips' own: the evaluation set has "
-            "none that are new; name some by --unseen_places."
+            "none that are new; name some by --unseen_places.",
         )
     else:
-        notes.add("Places put in: %s.", ", ".join(places))
+        note(notes, "Places put in: %s.", ", ".join(places))
         changes["unseen places"] = lambda table, share, seed: move_to_unseen(
             table, places, share, seed
         )
@@ -390,9 +385,10 @@ def run_protocols(hparams, models, material, cache, notes):
         results.append(score_changed(models, changed, protocol, *random))
 
     if training is None:
-        notes.add(
+        note(
+            notes,
             "Nothing on seen and unseen sessions: no labelled rows of split "
-            "'train'; name them by --training_manifest."
+            "'train'; name them by --training_manifest.",
         )
     else:
         conditions = novelty_of(training, clips.table)
@@ -460,16 +456,17 @@ def evaluate(hparams_file, run_opts, overrides):
     check_files(hparams, manifest=scored, evaluation_manifest=evaluation)
     classifiers = load_models(hparams, run_opts)
     classes = check_classes(classifiers, scored, hparams["manifest"])
-    sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
-    )
-    notes = Notes()
+    notes = []
     clips = ScoredClips(scored, classes, hparams["resamples"])
-    material = Material(clips, training, evaluation, places)
-    note_clips(rows, hparams["split"], clips, notes)
+    data = EvaluationData(clips, training, evaluation, places)
     with ExitStack() as stack:
+        stack.enter_context(locked(hparams["output_folder"]))
+        sb.create_experiment_directory(
+            experiment_directory=hparams["output_folder"],
+            hyperparams_to_save=hparams_file,
+            overrides=overrides,
+        )
+        note_clips(rows, hparams["split"], clips, notes)
         folder = hparams["feature_cache"] or stack.enter_context(
             tempfile.TemporaryDirectory()
         )
@@ -484,7 +481,7 @@ def evaluate(hparams_file, run_opts, overrides):
         }
         device = next(iter(classifiers.values())).device
         logger.info("Models: %s; device: %s", ", ".join(models), device)
-        found = run_protocols(hparams, models, material, cache, notes)
+        found = run_protocols(hparams, models, data, cache, notes)
         write_all(hparams, models, clips, cache, found, notes)
     logger.info("Evaluated in %.0f s", time.perf_counter() - start)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from evaluate import main
-from recipe_commands import MAMBA, changed, command, flags, run
+from recipe_commands import MAMBA, changed, command, flags, run_here
 
 from ascmamba_modules.data.manifest import read_manifest
 from ascmamba_modules.evaluation.protocols import COLUMNS
@@ -42,7 +42,7 @@ def evaluated(two, clips, tmp_path_factory):
         "hardest": 2,
         "batch_size": 4,
     }
-    log = run(["evaluate.py", *words(two, clips, output, **options)])
+    log = run_here(["evaluate.py", *words(two, clips, output, **options)])
     return output, log
 
 
@@ -142,7 +142,7 @@ def test_little_to_score(finished, clips, tmp_path):
         scene_label=lambda column: column.where(column.index != keep[0], ""),
     )
     output = tmp_path / "out"
-    log = run(["evaluate.py", *words({"a": finished}, manifest, output)])
+    log = run_here(["evaluate.py", *words({"a": finished}, manifest, output)])
     assert "3 clips of split 'test' are scored; sessions: 1" in log
     assert "1 rows of the split have no label" in log
     assert f"line {table['line'][keep[0]]}, ID {table['ID'][keep[0]]}" in log
@@ -164,7 +164,7 @@ def test_another_run_leaves_nothing_of_the_first(
     evaluated, finished, clips, tmp_path
 ):
     output = shutil.copytree(evaluated[0], tmp_path / "out")
-    run(["evaluate.py", *words({"other": finished}, clips, output)])
+    run_here(["evaluate.py", *words({"other": finished}, clips, output)])
     assert [p.name for p in (output / "predictions").iterdir()] == ["other.csv"]
     names = [p.name for p in (output / "plots").iterdir()]
     assert not [name for name in names if "SE-Trans" in name]
@@ -177,6 +177,12 @@ def test_another_run_leaves_nothing_of_the_first(
         ({"models": "{a/b: x}"}, "the name 'a/b' is to be part of file names"),
         ({"models": "{a: nowhere}"}, "models: No such folder: nowhere"),
         ({"split": "train2"}, r"no rows of split 'train2' \(splits in the"),
+        (
+            {"evaluation_manifest": "that of the clips"},
+            r"no rows of split 'evaluation' \(splits in the file: test, train, "
+            r"valid\); choose another --evaluation_split, or leave out --ev",
+        ),
+        ({"resamples": 0}, "resamples must be a whole number from 1 on, got 0"),
         ({"similarity": "far"}, "similarity must be nearest or mean, got far"),
         ({"shares": "[5]"}, "shares must be over 0 and up to 1, got 5"),
         ({"seeds": "3"}, "seeds must be a list, got 3"),
@@ -194,6 +200,8 @@ def test_wrong_settings_end_before_the_work(
     output = tmp_path / "out"
     options = {"manifest": clips, "output_folder": output} | options
     options = {"models": f"{{a: {finished}}}"} | options
+    if "evaluation_manifest" in options:
+        options["evaluation_manifest"] = clips
     with pytest.raises(SystemExit, match=message):
         main([HPARAMS, *flags(options), "--device=cpu"])
     assert not output.exists()
@@ -209,7 +217,7 @@ def test_classes_must_be_the_models(finished, clips, tmp_path, monkeypatch):
         main(words({"a": finished}, kitchen, tmp_path / "out"))
     labels = str(sorted(set(read_manifest(kitchen)["scene_label"])))
     other = tmp_path / "other"
-    run(command(MAMBA, kitchen, other, scene_labels=labels))
+    run_here(command(MAMBA, kitchen, other, scene_labels=labels))
     both = {"a": finished, "b": other}
     with pytest.raises(SystemExit, match="b knows other classes"):
         main(words(both, clips, tmp_path / "out"))
