@@ -11,7 +11,8 @@ import librosa
 import numpy as np
 import soundfile
 import torch
-from common import (
+from hyperpyyaml import load_hyperpyyaml
+from measure import (
     machine,
     make_parser,
     markdown_table,
@@ -19,7 +20,6 @@ from common import (
     parse_arguments,
     peak_memory,
 )
-from hyperpyyaml import load_hyperpyyaml
 
 from ascmamba_modules.data.audio_files import load_audio
 from ascmamba_modules.features import LogMel

@@ -6,7 +6,7 @@ python benchmarks/gpu.py --parts scan --rounds 2
 
 import importlib
 
-from common import make_parser
+from measure import make_parser
 
 # Name: script and its options.
 PARTS = {

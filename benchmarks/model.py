@@ -1,7 +1,8 @@
 """Times the models and counts their sizes; a Mamba block beside mambapy's."""
 
 import torch
-from common import (
+from mambapy.mamba import MambaBlock, MambaConfig
+from measure import (
     machine,
     make_parser,
     markdown_table,
@@ -9,7 +10,6 @@ from common import (
     parse_arguments,
     peak_memory,
 )
-from mambapy.mamba import MambaBlock, MambaConfig
 from model_size import rows as size_rows
 
 from ascmamba_modules.ascmamba import ASCMamba

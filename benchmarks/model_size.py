@@ -6,7 +6,7 @@ See ascmamba_modules/utils/model_size.py for what counts.
 import argparse
 
 import torch
-from common import markdown_table
+from measure import markdown_table
 
 from ascmamba_modules.ascmamba import ASCMamba
 from ascmamba_modules.se_trans import SETrans

@@ -12,7 +12,8 @@ import sys
 from types import ModuleType
 
 import torch
-from common import (
+from mambapy.pscan import pscan
+from measure import (
     machine,
     make_parser,
     markdown_table,
@@ -20,7 +21,6 @@ from common import (
     parse_arguments,
     peak_memory,
 )
-from mambapy.pscan import pscan
 
 from ascmamba_modules.selective_scan import engine_status, selective_scan
 

@@ -367,7 +367,7 @@ def check_file(path, checksum=None):
     """Raises an error unless a file is there, and has a given SHA-256."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    if checksum and pooch.file_hash(str(path)) != checksum:
+    if checksum is not None and pooch.file_hash(str(path)) != checksum:
         raise ValueError(f"{path} has another SHA-256 than {checksum}.")
 
 

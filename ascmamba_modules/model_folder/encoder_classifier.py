@@ -22,7 +22,7 @@ class EmbeddingModel(nn.Module):
     >>> from ascmamba_modules.ascmamba import ASCMamba
     >>> model = EmbeddingModel(ASCMamba(channels=8, n_blocks=1))
     >>> model(torch.randn(2, 50, 64)).shape
-    torch.Size([2, 512])
+    torch.Size([2, 128])
     """
 
     def __init__(self, model, context_encoder=None):
@@ -53,7 +53,7 @@ class Classifier(nn.Module):
     -------
     >>> from ascmamba_modules.ascmamba import ASCMamba
     >>> classifier = Classifier(ASCMamba(channels=8, n_blocks=1))
-    >>> classifier(torch.randn(2, 512)).shape
+    >>> classifier(torch.randn(2, 128)).shape
     torch.Size([2, 10])
     """
 

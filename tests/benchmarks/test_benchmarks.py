@@ -13,10 +13,10 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def load(monkeypatch):
     """Imports a script of the benchmarks, quick to run."""
     monkeypatch.syspath_prepend(BENCHMARKS)
-    common = importlib.import_module("common")
-    monkeypatch.setattr(common, "_TURN", 0.0)
+    measure = importlib.import_module("measure")
+    monkeypatch.setattr(measure, "_TURN", 0.0)
     # On a CPU it starts a process for each row.
-    monkeypatch.setattr(common, "peak_memory", lambda *_, **__: 1e6)
+    monkeypatch.setattr(measure, "peak_memory", lambda *_, **__: 1e6)
     return importlib.import_module
 
 
@@ -44,7 +44,7 @@ def test_without_a_gpu_they_say_so(load, monkeypatch, capsys, script):
 
 def test_gpu_clock(load, monkeypatch):
     """Events around the call alone, read once it is over."""
-    common = load("common")
+    measure = load("measure")
     order = []
 
     class Event:
@@ -63,7 +63,8 @@ def test_gpu_clock(load, monkeypatch):
     empty = torch.empty
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch, "empty", lambda *_, **__: empty(1))
-    seconds = common.median_times({"": lambda: order.append("call")}, 1, "cuda")
+    call = {"": lambda: order.append("call")}
+    seconds = measure.median_times(call, 1, "cuda")
     assert seconds[""] == 0.002
     warm_up = order.index("record")
     assert order[:warm_up] == ["call"] * warm_up and warm_up > 0

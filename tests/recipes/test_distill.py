@@ -36,7 +36,7 @@ STUDENT = {
 def clips(tmp_path_factory):
     """Clips without a split for half of the training, which has no labels."""
     folder = tmp_path_factory.mktemp("clips")
-    table = make_demo_set(folder, clips_per_scene=4, seconds=0.5)
+    table = make_demo_set(folder, clips_per_scene=6, seconds=0.5)
     unlabelled = table.index[table["split"] == "train"][::2]
     table.loc[unlabelled, ["split", "scene_label"]] = ""
     write_manifest(table.assign(duration=""), folder / "manifest.csv")
@@ -154,4 +154,4 @@ def test_faults_are_named_in_one_line(
     assert code == 1
     assert message in log
     assert "Traceback" not in log
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "new" / "mixtures").exists()

@@ -225,7 +225,7 @@ def test_bad_model(refused, finished, tmp_path):
     refused("classes of the model.*Pub.*are not the challenge's", model=model)
     shutil.copy(finished / "model" / labels.name, model)
     (model / "model.safetensors").write_bytes(b"{}")
-    refused("model cannot be loaded", model=model)
+    refused("model.safetensors is damaged", model=model)
 
 
 def test_bad_output(refused, tmp_path):
