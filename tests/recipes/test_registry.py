@@ -12,11 +12,13 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from demo_set import make_demo_set
 from hyperpyyaml import load_hyperpyyaml
 from recipe_commands import CPU, run
 
 from ascmamba_modules.data.manifest import write_manifest
+from ascmamba_modules.encoders.mobilenet import MobileNet
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = Path(__file__).with_name("ASC.csv")
@@ -54,6 +56,9 @@ def root(tmp_path_factory):
     renamed = dict(zip(table.loc[is_labelled, "scene_label"].unique(), classes))
     table["scene_label"] = table["scene_label"].replace(renamed)
     write_manifest(table, clips / "pretrain.csv")
+    # In the place of a published one.
+    weights = MobileNet(width=0.1, n_tags=527).state_dict()
+    torch.save(weights, folder / "tests" / "tmp" / "mobilenet.pt")
     return folder
 
 
@@ -68,22 +73,33 @@ def test_columns_and_files():
     assert listed == set((ROOT / "hparams").rglob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_row(root, name):
+def finish(root, name):
+    """The output folder of a row, which is run unless it was; first the rows
+    that it starts from."""
     row = ROWS[name]
     output = root / "tests" / "tmp" / name
-    run(
-        [
-            *(row["Script_file"], row["Hparam_file"]),
-            *shlex.split(row["test_debug_flags"]),
-            *(*CPU, f"--output_folder=tests/tmp/{name}"),
-        ],
-        folder=root,
-    )
+    if not output.exists():
+        for earlier in re.findall(r"ASC_row_\d+", row["test_debug_flags"]):
+            finish(root, earlier)
+        run(
+            [
+                *(row["Script_file"], row["Hparam_file"]),
+                *shlex.split(row["test_debug_flags"]),
+                *(*CPU, f"--output_folder=tests/tmp/{name}"),
+            ],
+            folder=root,
+        )
+    return output
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_row(root, name):
+    output, row = finish(root, name), ROWS[name]
     (files,) = re.findall(r"file_exists=\[(.*?)\]", row["test_debug_checks"])
     for file in files.split(","):
         assert (output / file).is_file(), file
     if (output / "train_log.txt").exists():
         log = (output / "train_log.txt").read_text()
         losses = re.findall(r"(?:train|valid|test) loss: ([^\s,]+)", log)
-        assert len(losses) == 3 and all(math.isfinite(float(x)) for x in losses)
+        assert len(losses) == 2 + ("test/" in files)
+        assert all(math.isfinite(float(loss)) for loss in losses)
