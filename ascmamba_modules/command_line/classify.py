@@ -1,7 +1,6 @@
 """``ascmamba classify``: labels of many recordings."""
 
 import hashlib
-import os
 import sys
 
 from ascmamba_modules import __version__
@@ -186,12 +185,14 @@ def _settings(arguments, classifier, recordings):
 
 def _fingerprint(model):
     """Tells a model folder by what it is built from; a hub's by its name."""
-    if not os.path.isdir(model):
-        return model
     from ascmamba_modules.model_folder.folder import model_files
 
+    try:
+        paths = model_files(model)
+    except FileNotFoundError:
+        return model
     found = hashlib.sha256()
-    for path in model_files(model):
+    for path in paths:
         found.update(path.name.encode())
         with open(path, "rb") as file:
             while block := file.read(1 << 20):

@@ -5,7 +5,7 @@ import sys
 
 from ascmamba_modules.command_line.options import add_subparser
 from ascmamba_modules.model_folder.card import UNKNOWN, card_licence, facts
-from ascmamba_modules.model_folder.config import read_config
+from ascmamba_modules.model_folder.config import find_model, read_config
 
 _DESCRIPTION = """\
 Shows a model's classes, size, training data, scores, licences and settings.
@@ -30,7 +30,9 @@ def add_parser(subparsers):
         _DESCRIPTION,
         _EXAMPLES,
     )
-    parser.add_argument("model", metavar="MODEL", help="model folder")
+    parser.add_argument(
+        "model", metavar="MODEL", help="model folder, or a model of the package"
+    )
     parser.add_argument(
         "--json", action="store_true", help="print JSON instead of text"
     )
@@ -52,7 +54,7 @@ def add_parser(subparsers):
 def run(arguments):
     """Runs the subcommand; returns the exit code."""
     config = read_config(arguments.model)
-    licence = card_licence(arguments.model) or UNKNOWN
+    licence = card_licence(find_model(arguments.model)) or UNKNOWN
     try:
         lines = {**facts(config), "licence of the weights": licence}
         width = max(map(len, lines))

@@ -59,10 +59,10 @@ def add_model_options(parser):
     """Adds the model and how it computes."""
     parser.add_argument(
         "--model",
-        required=True,
         metavar="DIR",
-        help="model folder of a finished training, or owner/name on the "
-        "Hugging Face hub; loading it can run any code, see --untrusted",
+        help="model folder of a finished training, owner/name on the Hugging "
+        "Face hub, or a model of the package: ambience (the default) or "
+        "sound_tags; loading a folder can run any code, see --untrusted",
     )
     parser.add_argument(
         "--untrusted",
@@ -164,7 +164,10 @@ def load_classifier(arguments):
     log_to_stderr()
     import torch
 
-    from ascmamba_modules.inference import SceneClassifier
+    from ascmamba_modules.inference.classifier import (
+        DEFAULT_MODEL,
+        SceneClassifier,
+    )
 
     run_opts = {"precision": arguments.precision}
     if arguments.device is not None:
@@ -175,13 +178,15 @@ def load_classifier(arguments):
             )
         run_opts["device"] = arguments.device
     try:
-        return SceneClassifier.from_hparams(
+        classifier = SceneClassifier.from_hparams(
             arguments.model,
             trusted=not arguments.untrusted,
             run_opts=run_opts,
         )
     except (FileNotFoundError, ValueError) as error:
         raise CommandError(f"--model: {error}")
+    arguments.model = arguments.model or DEFAULT_MODEL
+    return classifier
 
 
 def log_to_stderr():

@@ -61,7 +61,7 @@ def find_recordings(inputs, location=None, record_time=None):
     recordings = []
     for path in inputs:
         if os.path.isdir(path):
-            found = [Recording(file) for file in _audio_files(path)]
+            found = [Recording(file) for file in audio_files(path)]
         elif path.lower().endswith(".csv"):
             found = _manifest_rows(path)
         else:
@@ -78,7 +78,8 @@ def find_recordings(inputs, location=None, record_time=None):
     ]
 
 
-def _audio_files(folder):
+def audio_files(folder):
+    """Lists the audio files in a folder and below it, by name."""
     found = []
     for parent, folders, files in os.walk(folder):
         folders.sort()

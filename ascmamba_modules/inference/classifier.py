@@ -33,7 +33,7 @@ from ascmamba_modules.inference.file_batches import (
 from ascmamba_modules.inference.streaming import cut_windows, stream_audio
 from ascmamba_modules.inference.timeline import Timeline
 from ascmamba_modules.mamba import Mamba
-from ascmamba_modules.model_folder.folder import find_model
+from ascmamba_modules.model_folder.config import SHIPPED_MODELS, find_model
 from ascmamba_modules.model_folder.safe_loading import check_description
 from ascmamba_modules.pipeline import (
     class_names,
@@ -44,6 +44,7 @@ from ascmamba_modules.selective_scan import choose_engine
 
 logger = get_logger(__name__)
 
+DEFAULT_MODEL = "ambience"
 _CLIP_LENGTH = 10.0  # seconds
 _FETCH_OPTIONS = ("savedir", "local_strategy", "fetch_config")
 _NOT_FINITE = (
@@ -117,7 +118,11 @@ class SceneClassifier(Pretrained):
 
     @classmethod
     def from_hparams(
-        cls, source, hparams_file="hyperparams.yaml", trusted=True, **kwargs
+        cls,
+        source=None,
+        hparams_file="hyperparams.yaml",
+        trusted=True,
+        **kwargs,
     ):
         """Loads a model from disk or from the Hugging Face hub.
 
@@ -126,10 +131,12 @@ class SceneClassifier(Pretrained):
 
         Arguments
         ---------
-        source : str or Path
+        source : str or Path, optional
             A local folder, read in place and without network: the output
             folder of a finished training stage or the folder ``model/`` in
-            it.  Or the name "owner/model" of a model on the hub.
+            it.  Or the name "owner/model" of a model on the hub.  Or a model
+            of the package: "ambience", which is also what None is, or
+            "sound_tags".
         hparams_file : str
             Name of the settings file.
         trusted : bool
@@ -154,8 +161,10 @@ class SceneClassifier(Pretrained):
             If a file of the folder is damaged or does not fit, or if it needs
             trust and has none.
         """
+        is_default = source is None
+        source = DEFAULT_MODEL if is_default else source
         try:
-            return cls._load(source, hparams_file, trusted, **kwargs)
+            classifier = cls._load(source, hparams_file, trusted, **kwargs)
         except (FileNotFoundError, ValueError):
             raise
         except Exception as error:  # of whatever hyperparams.yaml builds
@@ -163,6 +172,12 @@ class SceneClassifier(Pretrained):
             raise ValueError(
                 f"{source} cannot be loaded: {type(error).__name__}: {text}"
             ) from error
+        if is_default:
+            logger.info(
+                "No model was named: '%s', which tells %s",
+                *(DEFAULT_MODEL, ", ".join(classifier.classes)),
+            )
+        return classifier
 
     @classmethod
     def _load(cls, source, hparams_file, trusted, **kwargs):
@@ -657,7 +672,7 @@ def _pad(sequences):
 
 
 def _local_or_hub(source):
-    if Path(source).is_dir():
+    if Path(source).is_dir() or source in SHIPPED_MODELS:
         return FetchSource(FetchFrom.LOCAL, str(find_model(source)))
     owner, slash, name = source.partition("/")
     is_hub_name = slash and name and "/" not in name and owner[:1] not in ".~"
@@ -666,6 +681,7 @@ def _local_or_hub(source):
         raise FileNotFoundError(
             f"No such folder: {source}. Name the output folder of a finished "
             "training stage, the folder model/ in it, or the model "
-            "'owner/name' on the Hugging Face hub."
+            "'owner/name' on the Hugging Face hub, or one of the package: "
+            f"{', '.join(SHIPPED_MODELS)}."
         )
     return source

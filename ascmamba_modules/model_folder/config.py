@@ -8,7 +8,40 @@ import json
 from pathlib import Path
 
 CONFIG = "config.json"
+FOLDER = "model"
+SHIPPED_MODELS = ("ambience", "sound_tags")
+_SHIPPED = Path(__file__).parents[1] / "pretrained"
 _MAX_BYTES = 1_000_000
+
+
+def find_model(folder):
+    """Finds the model of a finished stage.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The stage's output folder, or the folder ``model/`` in it; or the name
+        of one of ``SHIPPED_MODELS``.
+
+    Returns
+    -------
+    Path
+        The folder with the files of the model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none, e.g. because the stage is not finished.
+    """
+    for place in (Path(folder, FOLDER), Path(folder)):
+        if (place / CONFIG).is_file():
+            return place
+    if str(folder) in SHIPPED_MODELS:
+        return _SHIPPED / str(folder)
+    raise FileNotFoundError(
+        f"No finished model in {folder}: neither it nor {FOLDER}/ in it has "
+        f"a {CONFIG}. Name the output folder of a finished stage."
+    )
 
 
 def read_config(folder):
@@ -17,7 +50,7 @@ def read_config(folder):
     Arguments
     ---------
     folder : str or Path
-        The model folder, on disk.
+        The model folder, as for :func:`find_model`.
 
     Returns
     -------
@@ -27,7 +60,7 @@ def read_config(folder):
     Raises
     ------
     FileNotFoundError
-        If the folder is no model folder.
+        If there is no model.
     ValueError
         If the file is damaged.
 
@@ -38,12 +71,7 @@ def read_config(folder):
     >>> read_config(folder)["classes"]
     ['Bus', 'Bar']
     """
-    path = Path(folder, CONFIG)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"No {CONFIG} in {folder}: this is no model folder. A finished "
-            "training stage leaves one as 'model' in its output folder."
-        )
+    path = find_model(folder) / CONFIG
     try:
         config = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:

@@ -22,7 +22,7 @@ from speechbrain.utils.logger import get_logger
 
 from ascmamba_modules import __version__
 from ascmamba_modules.model_folder.card import write_card
-from ascmamba_modules.model_folder.config import CONFIG
+from ascmamba_modules.model_folder.config import CONFIG, find_model
 from ascmamba_modules.model_folder.parts import (
     FILES,
     load_statistics,
@@ -34,7 +34,6 @@ from ascmamba_modules.utils.checkpoints import check_fit
 
 logger = get_logger(__name__)
 
-FOLDER = "model"
 _YAML = "hyperparams.yaml"
 _CLASSIFIER = "classifier."
 _HEADER = """\
@@ -242,33 +241,6 @@ def stage_of(output_folder):
         return None
     settings = YAML().load(path.read_text("utf-8"))
     return (settings or {}).get("stage")  # empty after a kill while writing
-
-
-def find_model(folder):
-    """Finds the model of a finished stage.
-
-    Arguments
-    ---------
-    folder : str or Path
-        The stage's output folder, or the folder ``model/`` in it.
-
-    Returns
-    -------
-    Path
-        The folder ``model/``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none, e.g. because the stage is not finished.
-    """
-    for place in (Path(folder, FOLDER), Path(folder)):
-        if (place / CONFIG).is_file():
-            return place
-    raise FileNotFoundError(
-        f"No finished model in {folder}: neither it nor {FOLDER}/ in it has "
-        f"a {CONFIG}. Name the output folder of a finished stage."
-    )
 
 
 def model_files(folder):

@@ -55,7 +55,7 @@ def describe_training(hparams, rows, scores, started_from=None, licences=None):
             for name in ("location", "record_time")
         },
         "sessions_seen": _sessions_seen(rows),
-        "scores": {k: scores.get(k) for k in ("valid", "test")},
+        "scores": {k: scores.get(k) for k in ("valid", "test", *scores)},
         "licences": {
             name: text
             for name, text in (licences or {}).items()

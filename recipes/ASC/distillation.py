@@ -33,7 +33,8 @@ from ascmamba_modules.distillation import (
     mixture_dataset,
 )
 from ascmamba_modules.encoders.mobilenet import load_published
-from ascmamba_modules.model_folder.folder import FOLDER, write_model_folder
+from ascmamba_modules.model_folder.config import FOLDER
+from ascmamba_modules.model_folder.folder import write_model_folder
 from ascmamba_modules.model_folder.training import describe_training
 
 logger = get_logger(__name__)

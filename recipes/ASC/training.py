@@ -34,11 +34,9 @@ from ascmamba_modules.data.manifest import (
     read_manifest,
     read_training_rows,
 )
-from ascmamba_modules.model_folder.config import read_config
+from ascmamba_modules.model_folder.config import FOLDER, find_model, read_config
 from ascmamba_modules.model_folder.folder import (
-    FOLDER,
     changed_settings,
-    find_model,
     start_from,
     write_model_folder,
 )

@@ -92,12 +92,12 @@ def test_pipes_and_devices_are_not_read(own_folder, name, target, capsys):
     if name == "README.md":
         assert "not known" in captured.out
     else:
-        assert "this is no model folder" in captured.err
+        assert "No finished model in" in captured.err
 
 
 def test_folder_without_a_model(tmp_path, capsys):
     assert main(["info", str(tmp_path)]) == 2
-    assert "this is no model folder" in capsys.readouterr().err
+    assert "No finished model in" in capsys.readouterr().err
 
 
 def test_info_imports_no_torch(model_folder):

@@ -40,7 +40,6 @@ def test_help_lists_commands_and_exit_codes(capsys):
         [],
         ["clasify", "a.wav"],
         ["classify"],
-        ["classify", "a.wav"],
         ["classify", "a.wav", "--model", "m", "--batch-size", "0"],
         ["classify", "a.wav", "--model", "m", "--precision", "fp8"],
         ["timeline", "a.wav", "b.wav", "--model", "m"],

@@ -1,0 +1,217 @@
+"""Own classes from a few clips: a linear classifier on a model's embedding."""
+
+import copy
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from ruamel.yaml import YAML
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from speechbrain.dataio.encoder import CategoricalEncoder
+
+from ascmamba_modules.data.sessions import find_sessions
+from ascmamba_modules.inference.file_batches import (
+    batches_of_files,
+    raise_problems,
+)
+from ascmamba_modules.model_folder.config import find_model, read_config
+from ascmamba_modules.model_folder.folder import write_model_folder
+from ascmamba_modules.model_folder.training import describe_training
+
+STAGE = "teach"
+SPLIT = "cross-validation"
+_BATCH = 16  # files read ahead
+_STRENGTHS = np.logspace(-4, 2, 13)  # scikit-learn's C
+_FOLDS = 5
+
+
+def teach(classifier, source, table, folder):
+    """Gives a model other classes, learned from a few clips.
+
+    The model's weights stay; its classifier is replaced by a logistic
+    regression on the embeddings, regularised as works best on recordings that
+    were left out.  Place and time are not used.
+
+    Arguments
+    ---------
+    classifier : ascmamba_modules.inference.SceneClassifier
+        The model; it is not changed.
+    source : str or Path
+        The model's folder.
+    table : pandas.DataFrame
+        The clips, with the columns of
+        :mod:`ascmamba_modules.data.manifest`; a clip without a session is a
+        recording of its own.
+    folder : str or Path
+        The model folder to write.
+
+    Returns
+    -------
+    float
+        Macro accuracy (0 to 1) in cross-validation over recordings.  The
+        regularisation was chosen by it, so that it is slightly optimistic.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two classes, a class of one recording only, files that
+        cannot be used, or a model whose classifier cannot be replaced.
+    """
+    classes = sorted(set(table["scene_label"]))
+    sessions = find_sessions(table)
+    _check_clips(table, classes, sessions)
+    model = classifier.mods.model
+    settings = YAML().load(
+        (find_model(source) / "hyperparams.yaml").read_text("utf-8")
+    )
+    is_linear = isinstance(getattr(model, "classifier", None), torch.nn.Linear)
+    if not is_linear or hasattr(model, "coarse_classifier"):
+        raise ValueError(
+            f"{source}: the classifier of {type(model).__name__} is not one "
+            "linear layer, so it cannot be replaced; take another model."
+        )
+    embeddings = embed_files(classifier, table["wav"])
+    search = fit(embeddings, table["scene_label"], sessions)
+    score = float(search.best_score_)
+    settings["model"]["n_classes"] = len(classes)
+    taught = copy.deepcopy(model)
+    taught.classifier = linear_layer(search.best_estimator_)
+    label_encoder = CategoricalEncoder()
+    label_encoder.update_from_iterable(classes)
+    hparams = {
+        **vars(classifier.hparams),
+        "model": taught,
+        "label_encoder": label_encoder,
+    }
+    training = describe_training(
+        {"stage": STAGE, "manifest": "clips", "scene_labels": classes},
+        {"train": table, SPLIT: table},
+        {SPLIT: score},
+        started_from=read_config(find_model(source))["training"] or {},
+    )
+    # No clip was scored by a classifier that had heard its recording.
+    training["sessions_seen"] = {SPLIT: 0.0}
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary, "hyperparams.yaml")
+        YAML().dump(settings, path)
+        write_model_folder(hparams, path, folder, training)
+    return score
+
+
+def _check_clips(table, classes, sessions):
+    if len(classes) < 2:
+        raise ValueError(
+            f"There is one class only, {classes[0]}: give clips of two or more."
+            if classes
+            else "No clip has a class."
+        )
+    counts = sessions.groupby(table["scene_label"]).nunique()
+    lone = [f"'{name}'" for name in classes if counts[name] < 2]
+    if lone:
+        raise ValueError(
+            f"{', '.join(lone)}: clips of one recording only; give clips of at "
+            "least two, so that one can be left out to check the other."
+        )
+
+
+def embed_files(classifier, paths):
+    """Embeds audio files, each as a whole and on its own.
+
+    Arguments
+    ---------
+    classifier : ascmamba_modules.inference.SceneClassifier
+        The model.
+    paths : iterable
+        Audio files.
+
+    Returns
+    -------
+    numpy.ndarray
+        (files, embedding_size).
+
+    Raises
+    ------
+    ValueError
+        If files cannot be used, with the reasons.
+    """
+    files = ((str(path), None, None) for path in paths)
+    normalizer = classifier.audio_normalizer
+    embeddings, problems, names = [], [], []
+    for batch in batches_of_files(files, normalizer, _BATCH):
+        for clip in batch:
+            names.append(clip.path)
+            problems.append(clip.problem)
+            if not clip.problem:
+                embedding = classifier.embed_batch(clip.waveform)
+                embeddings.append(embedding[0].cpu().numpy())
+                if not np.isfinite(embeddings[-1]).all():
+                    problems[-1] = "its embedding is not finite"
+    raise_problems(names, problems)
+    return np.stack(embeddings)
+
+
+def fit(embeddings, labels, groups):
+    """Fits a logistic regression, its regularisation by leaving groups out.
+
+    Arguments
+    ---------
+    embeddings : numpy.ndarray
+        (clips, embedding_size).
+    labels, groups : sequence
+        Class of each clip, and what must not be split.
+
+    Returns
+    -------
+    sklearn.model_selection.GridSearchCV
+        Fitted on all clips; ``best_score_`` is the macro accuracy.
+    """
+    fewest = groups.groupby(labels).nunique().min()
+    return GridSearchCV(
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+        {"logisticregression__C": _STRENGTHS},
+        scoring="balanced_accuracy",
+        cv=StratifiedGroupKFold(
+            min(_FOLDS, int(fewest)), shuffle=True, random_state=0
+        ),
+    ).fit(embeddings, labels, groups=groups)
+
+
+def linear_layer(pipeline):
+    """Writes a fitted standardisation and logistic regression as one layer.
+
+    Arguments
+    ---------
+    pipeline : sklearn.pipeline.Pipeline
+        StandardScaler and LogisticRegression.
+
+    Returns
+    -------
+    torch.nn.Linear
+        Logits whose softmax are the probabilities.
+
+    Example
+    -------
+    >>> x = np.array([[0.0, 1.0], [1.0, 1.0], [4.0, 2.0], [5.0, 2.0]])
+    >>> pipeline = make_pipeline(StandardScaler(), LogisticRegression())
+    >>> _ = pipeline.fit(x, ["a", "a", "b", "b"])
+    >>> layer = linear_layer(pipeline)
+    >>> posteriors = layer(torch.tensor(x).float()).softmax(-1)
+    >>> np.allclose(posteriors.detach(), pipeline.predict_proba(x), atol=1e-5)
+    True
+    """
+    scaler, regression = pipeline[0], pipeline[-1]
+    weight, bias = regression.coef_, regression.intercept_
+    if len(weight) == 1:  # of two classes it describes the second alone
+        weight = np.concatenate([0 * weight, weight])
+        bias = np.concatenate([0 * bias, bias])
+    weight = weight / scaler.scale_
+    bias = bias - weight @ scaler.mean_
+    layer = torch.nn.Linear(weight.shape[1], len(weight))
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+        layer.bias.copy_(torch.from_numpy(bias))
+    return layer
