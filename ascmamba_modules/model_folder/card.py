@@ -12,6 +12,8 @@ CARD = "README.md"
 UNKNOWN = "not known"
 _TEMPLATE = Path(__file__).with_name("card.md")
 _METRIC = "balanced_accuracy"
+_FEW = 30  # training clips of a class
+_SHOWN = 20  # classes named
 
 
 def write_card(config, folder):
@@ -51,7 +53,7 @@ def write_card(config, folder):
         if score is not None
     ]
     data = ModelCardData(
-        license="unknown",
+        license=config.get("licence", "unknown"),
         library_name="speechbrain",
         pipeline_tag="audio-classification",
         tags=["speechbrain", "acoustic-scene-classification"],
@@ -86,7 +88,7 @@ def facts(config):
     """
     training = config["training"]
     lines = {
-        "classes": ", ".join(config["classes"]),
+        "classes": _classes(config["classes"]),
         "model": config["model"],
         "parameters": f"{config['parameters']:,}",
     }
@@ -102,7 +104,9 @@ def facts(config):
         )
     lines["clip length"] = _seconds(training["seconds"])
     for split, clips in training["clips"].items():
-        lines[split] = f"{sum(clips.values())} clips"
+        # Unlabelled ones, too: a distillation learns from them.
+        count = sum(training["datasets"][split].values())
+        lines[split] = f"{count} clips"
         if split != "train":
             lines[split] += (
                 f", macro accuracy {_percent(training['scores'][split])}, "
@@ -152,9 +156,12 @@ def limits(config):
                     f"No {kind} was known in training: one that is given "
                     "changes the answer, but means nothing to the model."
                 )
+    counts = clips["train"].values()
     absent = [name for name, count in clips["train"].items() if not count]
-    if absent:
+    if absent and any(counts):
         sentences.append(f"No training clips of {', '.join(absent)}.")
+    elif any(counts) and min(counts) < _FEW:
+        sentences.append(f"Only {min(counts)} training clips of a class.")
     for split, share in training["sessions_seen"].items():
         if share:
             sentences.append(
@@ -163,7 +170,7 @@ def limits(config):
             )
     for split, counts in clips.items():
         counts = [count for count in counts.values() if count]
-        if split != "train" and sum(counts) < 200:
+        if split != "train" and 0 < sum(counts) < 200:
             sentences.append(
                 f"One {split} clip more or less of the smallest class is "
                 f"{100 / min(counts) / len(counts):.1f} points."
@@ -218,6 +225,12 @@ def card_licence(folder):
         return None
     found = re.search(r"^license: *(.+?) *$", matter, re.MULTILINE)
     return found and found[1]
+
+
+def _classes(names):
+    shown = ", ".join(names[:_SHOWN])
+    rest = len(names) - _SHOWN
+    return f"{shown} and {rest} more" if rest > 0 else shown
 
 
 def _place_and_time(config):

@@ -210,13 +210,29 @@ def changed_settings(old_yaml, new_yaml):
     []
     >>> changed_settings("scene_labels: [a, b]", "scene_labels: [b, a]")
     ['scene_labels']
+    >>> changed_settings("model: !new:a.A {n: 1}", "model: !new:a.B {n: 1}")
+    ['model']
+    >>> tags = "scene_labels: !apply:tags"
+    >>> changed_settings(tags, tags)
+    []
     """
     old, new = (YAML().load(text) for text in (old_yaml, new_yaml))
     names = ("scene_labels", "superset", "use_context", "features", "model")
     for settings in (old, new):
         for free in ("dropout", "engine"):
             settings.get("model", {}).pop(free, None)
-    return [name for name in names if old.get(name) != new.get(name)]
+    return [n for n in names if _plain(old.get(n)) != _plain(new.get(n))]
+
+
+def _plain(node):
+    """A node of YAML with the tags in it, to be compared: ruamel.yaml leaves
+    them out, and tells scalars with tags apart by identity."""
+    tag = str(getattr(getattr(node, "tag", None), "value", ""))
+    if isinstance(node, dict):
+        return tag, {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return tag, [_plain(value) for value in node]
+    return tag, getattr(node, "value", node)
 
 
 def stage_of(output_folder):

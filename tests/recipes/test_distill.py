@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from demo_set import make_demo_set
+from recipe_commands import changed
 
 from ascmamba_modules.data.manifest import write_manifest
 from ascmamba_modules.encoders.mobilenet import MobileNet
@@ -98,6 +99,29 @@ def test_result_is_a_model_folder_that_tags(distilled, clips):
     posteriors, *_ = classifier.classify_file(wav)
     assert posteriors.shape == (1, 527)
     assert classifier.classes[0] == "Speech"
+
+
+def test_same_command_again_changes_nothing(distilled, clips, teacher):
+    output, _ = distilled
+    before = (output / "model" / "model.safetensors").read_bytes()
+    log = (output / "train_log.txt").read_text()
+    code, text = distill(clips, teacher, output)
+    assert code == 0, text[-3000:]
+    assert (output / "model" / "model.safetensors").read_bytes() == before
+    assert (output / "train_log.txt").read_text() == log
+    code, text = distill(clips, teacher, output, channels=8)
+    assert code == 1 and "another model" in text
+
+
+def test_clips_without_any_label(clips, teacher, tmp_path):
+    """Those that choose the epoch need none either."""
+    manifest = changed(clips, tmp_path, scene_label=lambda x: x.str[:0])
+    code, log = distill(
+        manifest, teacher, tmp_path / "out", number_of_epochs=1, rounds=1
+    )
+    assert code == 0, log[-3000:]
+    card = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert "| train | 40 clips |" in card
 
 
 def test_later_stage_starts_from_it(distilled, clips, tmp_path):
