@@ -36,6 +36,8 @@ logger = get_logger(__name__)
 
 _YAML = "hyperparams.yaml"
 _CLASSIFIER = "classifier."
+# Settings of a model that do not change which weights it has.
+_MAY_DIFFER = ("n_classes", "superset", "dropout", "engine")
 _HEADER = """\
 # Written by a training stage; load it with
 #   ascmamba_modules.inference.SceneClassifier.from_hparams(source=THIS_FOLDER)
@@ -303,19 +305,33 @@ def start_from(folder, hparams, resolved_yaml):
     """
     folder = find_model(folder)
     earlier, here = (
-        YAML().load(Path(path).read_text("utf-8"))["features"]
+        YAML().load(Path(path).read_text("utf-8"))
         for path in (folder / _YAML, resolved_yaml)
     )
-    if dict(earlier) != dict(here):
+    theirs, ours = dict(earlier["features"]), dict(here["features"])
+    if theirs != ours:
         raise ValueError(
-            f"The model in {folder} takes other features ({dict(earlier)}) "
-            f"than this stage ({dict(here)}): give both the same settings."
+            f"The model in {folder} takes other features ({theirs}) than this "
+            f"stage ({ours}): give both the same settings."
         )
+    differing = [
+        f"{name} {value}"
+        for name, value in earlier["model"].items()
+        if name not in _MAY_DIFFER and here["model"].get(name) != value
+    ]
     classes = CategoricalEncoder.from_saved(folder / FILES["label_encoder"])
     same = classes.lab2ind == {
         label: index for index, label in enumerate(hparams["scene_labels"])
     }
-    _take_over(hparams["model"], folder / FILES["model"], keep_classifier=same)
+    try:
+        _take_over(hparams["model"], folder / FILES["model"], same)
+    except ValueError as error:
+        if not differing:
+            raise
+        raise ValueError(
+            f"{error} Give this stage that model's settings: "
+            f"{', '.join(differing)}."
+        ) from None
     load_statistics(hparams["normalize"], folder / FILES["normalize"])
     context_file = folder / FILES["context_encoder"]
     if context_file.exists() and "context_encoder" in hparams["modules"]:
@@ -334,13 +350,7 @@ def _take_over(module, path, keep_classifier=True):
     if not keep_classifier:
         given = {k: v for k, v in given.items() if not _in_classifier(k)}
         given.update({k: v for k, v in own.items() if _in_classifier(k)})
-    try:
-        check_fit(given, own, path)
-    except ValueError as error:
-        raise ValueError(
-            f"{error} Give this stage the same model settings (channels, "
-            "n_blocks ...) as that one."
-        ) from None
+    check_fit(given, own, path)
     module.load_state_dict(given)
 
 

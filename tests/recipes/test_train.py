@@ -241,7 +241,7 @@ def test_starts_from_an_earlier_stage(finished, clips, tmp_path, same_classes):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"channels": 8}, "does not fit"),
+        ({"channels": 8}, "Give this stage that model's settings: channels 4."),
         ({"hop_length": 10}, "takes other features"),
         ({"pretrained_folder": "nowhere"}, "No finished model in nowhere"),
     ],
