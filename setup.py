@@ -103,6 +103,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["ascmamba_modules*"]),
     package_data={
+        "ascmamba_modules": ["pretrained/*.csv", "pretrained/*/*"],
         "ascmamba_modules.encoders": ["audioset_tags.txt"],
         "ascmamba_modules.evaluation": ["page.html"],
         "ascmamba_modules.model_folder": ["card.md"],

@@ -232,4 +232,6 @@ def _scores(stage):
         return ""
     scores = json.loads(stage.result.read_text("utf-8"))["scores"]
     parts = [f"{k} {v:.3f}" for k, v in scores.items() if v is not None]
-    return f", macro accuracy {', '.join(parts)}" if parts else ""
+    is_distilled = "hparams/distill.yaml" in stage.arguments
+    name = "explained variance" if is_distilled else "macro accuracy"
+    return f", {name} {', '.join(parts)}" if parts else ""
