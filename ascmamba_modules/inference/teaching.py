@@ -105,9 +105,8 @@ def teach(classifier, source, table, folder):
 def _check_clips(table, classes, sessions):
     if len(classes) < 2:
         raise ValueError(
-            f"There is one class only, {classes[0]}: give clips of two or more."
-            if classes
-            else "No clip has a class."
+            "Clips of two classes or more are needed, these are of: "
+            f"{', '.join(classes) or 'none'}."
         )
     counts = sessions.groupby(table["scene_label"]).nunique()
     lone = [f"'{name}'" for name in classes if counts[name] < 2]

@@ -121,5 +121,5 @@ def test_faults_are_named(model_folder, sounds, tmp_path, capsys):
     for path in (sounds / "low").iterdir():
         path.unlink()
     (sounds / "low").rmdir()
-    assert "one class only, high" in error(sounds)
+    assert "these are of: high" in error(sounds)
     assert not (tmp_path / "taught").exists()
