@@ -45,9 +45,10 @@ class ASCMamba(nn.Module):
     embedding_size : int, optional
         Length of the vector that the classifier sees; without, it sees all
         that pooling gives.
-    **mamba_options
-        Passed to :class:`~ascmamba_modules.mamba.Mamba` (d_state, d_conv,
-        expand, engine ...).
+    **block_options
+        Passed to :class:`~ascmamba_modules.dual_path.DualPathMambaBlock`:
+        bidirectional, and what Mamba takes (d_state, d_conv, expand, engine
+        ...).
 
     Example
     -------
@@ -73,7 +74,7 @@ class ASCMamba(nn.Module):
         dropout=0.1,
         pooling="mean_max",
         embedding_size=None,
-        **mamba_options,
+        **block_options,
     ):
         super().__init__()
         if pooling not in ("mean_max", "mean"):
@@ -85,7 +86,7 @@ class ASCMamba(nn.Module):
         self.context_size = context_size
         self.encoder = DenseEncoder(1, channels, depth, patch, stride, norm)
         self.blocks = nn.ModuleList(
-            DualPathMambaBlock(channels, context_size, dropout, **mamba_options)
+            DualPathMambaBlock(channels, context_size, dropout, **block_options)
             for _ in range(n_blocks)
         )
         self.norm = nn.LayerNorm(channels)

@@ -6,7 +6,7 @@ Source: ASCMamba paper, section 3.1.2 and Table 2.
 from torch import nn
 
 from ascmamba_modules.conditional_norm import ConditionalLayerNorm
-from ascmamba_modules.mamba import BidirectionalMamba
+from ascmamba_modules.mamba import BidirectionalMamba, Mamba
 
 
 class DualPathMambaBlock(nn.Module):
@@ -22,6 +22,8 @@ class DualPathMambaBlock(nn.Module):
         Length of the context vector.
     dropout : float
         Dropout rate of each path's output.
+    bidirectional : bool
+        Whether Mamba reads both ways, or forwards only.
     **mamba_options
         Passed to :class:`~ascmamba_modules.mamba.Mamba`.
 
@@ -33,12 +35,20 @@ class DualPathMambaBlock(nn.Module):
     torch.Size([2, 50, 32, 8])
     """
 
-    def __init__(self, channels, context_size, dropout=0.1, **mamba_options):
+    def __init__(
+        self,
+        channels,
+        context_size,
+        dropout=0.1,
+        bidirectional=True,
+        **mamba_options,
+    ):
         super().__init__()
+        mamba = BidirectionalMamba if bidirectional else Mamba
         self.time_norm = ConditionalLayerNorm(channels, context_size)
-        self.time_mamba = BidirectionalMamba(channels, **mamba_options)
+        self.time_mamba = mamba(channels, **mamba_options)
         self.frequency_norm = ConditionalLayerNorm(channels, context_size)
-        self.frequency_mamba = BidirectionalMamba(channels, **mamba_options)
+        self.frequency_mamba = mamba(channels, **mamba_options)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x, context, mask=None):

@@ -53,6 +53,17 @@ def test_both_paths_are_residual(block):
     torch.testing.assert_close(block(x, torch.randn(2, 3)), x)
 
 
+def test_one_direction(randomise):
+    """What follows a frame does not change what is told of it."""
+    block = randomise(
+        DualPathMambaBlock(5, context_size=3, bidirectional=False)
+    ).eval()
+    x, context = torch.randn(2, 13, 7, 5), torch.randn(2, 3)
+    torch.testing.assert_close(
+        block(x, context)[:, :9], block(x[:, :9], context)
+    )
+
+
 def test_dropout_acts_in_training_alone(block):
     x, context = torch.randn(2, 13, 7, 5), torch.randn(2, 3)
     assert torch.equal(block(x, context), block(x, context))

@@ -192,7 +192,7 @@ def plain_settings(path):
     [
         (
             "baseline",
-            {"context_size", "se_channels", "n_segments", "n_heads"}
+            {"context_size", "se_channels", "n_segments", "n_heads", "f_min"}
             | {"d_ffn", "n_layers", "lr", "lr_final"},
             358_966,
         ),
@@ -222,5 +222,5 @@ def test_protocol_is_that_of_ascmamba(system, own, parameters):
     own = own | {"embedding_size"}
     if system != "low_frequency":
         own = own | {"channels", "n_blocks", "depth", "d_state", "scan_engine"}
-        own |= {"patch", "stride", "norm"}
+        own |= {"patch", "stride", "norm", "pooling", "bidirectional"}
     assert ours.keys() - theirs.keys() <= own
