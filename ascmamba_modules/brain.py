@@ -212,6 +212,14 @@ class SceneBrain(Brain):
             *(self.nonfinite_count, clips),
         )
 
+    def init_optimizers(self):
+        """Makes the optimizer; the scheduler's rate holds from the start, also
+        for an ``opt_class`` that has one of its own."""
+        super().init_optimizers()
+        rate, _ = self.hparams.lr_annealing(1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
     def on_stage_start(self, stage, epoch=None):
         """Clears the posteriors of the stage before."""
         self.ids, self.targets, self.log_posteriors = [], [], []

@@ -18,10 +18,13 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
+from speechbrain.utils.logger import get_logger
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ascmamba_modules.data.place_and_time import location_text, time_text
+
+logger = get_logger(__name__)
 
 PADDING = 0
 # Characters that must have tokens, whether or not the training set has them.
@@ -83,6 +86,15 @@ class ContextTokenizer:
         self._processor = sentencepiece.SentencePieceProcessor(
             model_proto=model.getvalue()
         )
+        piece, unknown = self._processor.piece_to_id, self._processor.unk_id()
+        letters = sorted(set("".join(texts)) - {" "})
+        left_out = [x for x in letters if piece(x) == unknown]
+        if left_out:
+            logger.warning(
+                "%d characters of places are beyond vocab_size, %d, and read "
+                "as unknown ones: raise it (%s ...)",
+                *(len(left_out), self.vocab_size, " ".join(left_out[:5])),
+            )
 
     def encode_location(self, location):
         """Tokens (n) of a place, see :func:`location_text`."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ascmamba_modules.dense_encoder import Projection
+from ascmamba_modules.dense_encoder import BatchNorm, Projection
 from ascmamba_modules.padding import check_features, frame_counts, frame_mask
 
 # Bus, Airport, Metro, Restaurant, Shopping mall: indoor (0); Public square,
@@ -142,7 +142,7 @@ class SEBlock(nn.Module):
             nn.Conv2d(c, out_channels, 3, padding=1, bias=False)
             for c in (in_channels, out_channels)
         )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(out_channels) for _ in "ab")
+        self.norms = nn.ModuleList(BatchNorm(out_channels) for _ in "ab")
         self.se = MultiScaleSE(out_channels, scales=scales)
 
     def forward(self, x, counts=None):
@@ -154,7 +154,7 @@ class SEBlock(nn.Module):
         for conv, norm in zip(self.convs, self.norms):
             if mask is not None:  # what a convolution sees behind the end
                 x = x * mask
-            x = F.relu(norm(conv(x)))
+            x = F.relu(norm(conv(x), mask))
         x = self.se(x, counts)
         # At least one frame stays, however short the clip.
         window = (min(2, x.shape[2]), 2)

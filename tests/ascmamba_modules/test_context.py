@@ -311,3 +311,12 @@ def test_later_crosses_midnight_and_keeps_what_is_not_known():
         assert later(same, 1e6) == same
     with pytest.raises(ValueError, match="not a time"):
         later("18:30", 1)
+
+
+def test_places_of_too_many_letters_are_told(caplog):
+    places = [chr(0x4E00 + i) for i in range(60)]
+    ContextTokenizer(vocab_size=80).train(places)
+    assert "characters of places are beyond vocab_size, 80" in caplog.text
+    caplog.clear()
+    ContextTokenizer(vocab_size=256).train(places)
+    assert not caplog.text

@@ -232,3 +232,15 @@ def test_bfloat16_autocast_stays_close_to_full_precision(lengths):
 def test_features_of_a_wrong_shape_are_refused(shape, model):
     with pytest.raises(ValueError, match="batch, time, 9"):
         model(torch.randn(shape))
+
+
+def test_padding_does_not_change_the_statistics_of_training(randomise):
+    """Clips of one length, alone or filled up."""
+    clips, lengths = torch.randn(3, 20, 16), torch.full((3,), 0.5)
+    padded = torch.cat([clips, 100 * torch.randn(3, 20, 16)], dim=1)
+    alone, filled = (randomise(small(16, dropout=0.0)).train() for _ in "ab")
+    filled.load_state_dict(alone.state_dict())
+    alone(clips)
+    filled(padded, lengths=lengths)
+    for name, buffer in alone.named_buffers():
+        torch.testing.assert_close(buffer, filled.get_buffer(name))

@@ -384,3 +384,11 @@ def test_wrong_data_folder_is_refused(tmp_path):
     words = command(MAMBA, tmp_path / "m.csv", tmp_path, data_folder=tmp_path)
     log = run_here(words, expect=1)
     assert "expected ICME2024_GC_ASC_dev" in log
+
+
+def test_rate_of_the_first_epoch_is_lr(clips, tmp_path):
+    """Not the one of the optimizer."""
+    options = {"opt_class": "!name:torch.optim.AdamW", "lr": 0.002}
+    run_here(command(MAMBA, clips, tmp_path, **options))
+    log = (tmp_path / "train_log.txt").read_text()
+    assert log.startswith("epoch: 1, lr: 2.0000e-03")
