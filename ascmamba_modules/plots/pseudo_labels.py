@@ -6,6 +6,7 @@ from ascmamba_modules.plots.style import (
     BLUE,
     GREY,
     ORANGE,
+    VERMILION,
     WIDTH,
     add_legend,
     hide_frame,
@@ -13,7 +14,13 @@ from ascmamba_modules.plots.style import (
     wrap,
 )
 
-_COLOURS = {"step 1": BLUE, "step 2": ORANGE, "rejected": GREY}
+# Of each part that the counts have, its colour and step.
+_PARTS = {
+    "step 1": (BLUE, 1),
+    "step 2": (ORANGE, 2),
+    "session": (VERMILION, 3),
+    "rejected": (GREY, 0),
+}
 
 
 def plot_pseudo_labels(selected, counts):
@@ -36,7 +43,8 @@ def plot_pseudo_labels(selected, counts):
     figure = new_figure("Pseudo-labels by selection step", height, 2 * WIDTH)
     left, right = figure.subplots(1, 2)
     bars, start = [], np.zeros(len(classes))
-    for name, colour in _COLOURS.items():
+    parts = {k: v for k, v in _PARTS.items() if k in counts.index}
+    for name, (colour, _) in parts.items():
         clips = counts.loc[name, classes].to_numpy(float)
         bars.append(
             left.barh(range(len(classes)), clips, left=start, color=colour)
@@ -46,14 +54,17 @@ def plot_pseudo_labels(selected, counts):
     left.invert_yaxis()
     left.set_xlabel("clips")
     right.hist(
-        [selected.loc[selected["step"] == n, "confidence"] for n in (1, 2, 0)],
+        [
+            selected.loc[selected["step"] == step, "confidence"]
+            for _, step in parts.values()
+        ],
         bins=np.linspace(0, 1, 21),
         stacked=True,
-        color=list(_COLOURS.values()),
+        color=[colour for colour, _ in parts.values()],
     )
     right.set_xlabel("top posterior of the first model")
     right.set_ylabel("clips")
     for axes in (left, right):
         hide_frame(axes)
-    add_legend(figure, bars, list(_COLOURS))
+    add_legend(figure, bars, list(parts))
     return figure

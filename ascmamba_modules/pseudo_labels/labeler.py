@@ -1,5 +1,6 @@
 """The Brain that labels clips with two trained models."""
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -16,6 +17,11 @@ from tqdm.auto import tqdm
 from ascmamba_modules.data.manifest import make_dataset
 from ascmamba_modules.pseudo_labels.report import MANIFEST, write_pseudo_labels
 from ascmamba_modules.pseudo_labels.selection import in_pool, select
+from ascmamba_modules.pseudo_labels.session_labels import (
+    ask_sessions,
+    check_purity,
+    session_votes,
+)
 from ascmamba_modules.utils.files import file_stamp, replacing, write_csv
 
 logger = get_logger(__name__)
@@ -55,7 +61,16 @@ class PseudoLabelBrain(Brain):
         """Names of the models' classes, in their order (list)."""
         return self.modules["first"].classes
 
-    def label(self, table, folder, share=0.9, truth=None):
+    def label(
+        self,
+        table,
+        folder,
+        share=0.9,
+        truth=None,
+        session_labels=None,
+        session_level="session",
+        min_purity=0.98,
+    ):
         """Labels the clips of a manifest that have no label.
 
         Arguments
@@ -71,20 +86,48 @@ class PseudoLabelBrain(Brain):
             See :func:`ascmamba_modules.pseudo_labels.selection.select`.
         truth : pandas.Series, optional
             True classes by clip, to report the accuracy.
+        session_labels : str, optional
+            Whether labels of the same recording session have a say, see
+            :func:`ascmamba_modules.pseudo_labels.session_labels.ask_sessions`;
+            without, as in the paper, they have none.
+        session_level : str
+            What a session is, see
+            :func:`ascmamba_modules.pseudo_labels.session_labels.session_votes`.
+        min_purity : float
+            How often (0 to 1) labels of a session must agree to be trusted.
 
         Returns
         -------
         Path
             The manifest with the new labels.
+
+        Raises
+        ------
+        ValueError
+            If sessions are not to be trusted.
         """
+        ask = None
+        if session_labels is not None:
+            votes, purity = session_votes(table, session_level)
+            check_purity(purity, min_purity)
+            logger.info(
+                "Sessions say the class of %.1f %% of the clips, right for "
+                "%.1f %% of the labelled ones",
+                *(100 * (votes != "").mean(), 100 * purity),
+            )
+            ask = functools.partial(
+                ask_sessions, votes=votes, way=session_labels
+            )
         posteriors = self.posteriors(table[in_pool(table)], folder)
         run_on_main(
-            self._select, args=[table, posteriors, folder, share, truth]
+            self._select, args=[table, posteriors, folder, share, truth, ask]
         )
         return Path(folder, MANIFEST)
 
-    def _select(self, table, posteriors, folder, share, truth):
+    def _select(self, table, posteriors, folder, share, truth, ask):
         selected = select(posteriors["first"], posteriors["second"], share)
+        if ask is not None:
+            selected = ask(selected)
         counts = write_pseudo_labels(folder, table, selected, truth)
         logger.info(
             "Pseudo-labels in %s:\n%s",

@@ -43,10 +43,14 @@ def write_pseudo_labels(folder, table, selected, truth=None):
     write_csv(counts.rename_axis("part"), folder / "report.csv", index=True)
     save_figure(plot_pseudo_labels(selected, counts), folder / "report.png")
     rejected = selected[selected["step"] == REJECTED].drop(columns="step")
-    rejected["reason"] = [
-        f"not confident enough, and the second model says {label}"
-        for label in rejected["second_label"]
-    ]
+    rejected["reason"] = [_reason(row) for row in rejected.itertuples()]
     write_csv(rejected.rename_axis("ID"), folder / "rejected.csv", index=True)
     write_csv(manifest, folder / MANIFEST)
     return counts
+
+
+def _reason(row):
+    of_session = getattr(row, "session_label", "")
+    if of_session not in ("", row.scene_label):
+        return f"other clips of its session are labelled {of_session}"
+    return f"not confident enough, and the second model says {row.second_label}"

@@ -9,6 +9,7 @@ import pandas as pd
 # Splits whose unlabelled clips may be labelled.  All others are held out.
 POOL_SPLITS = ("", "train")
 REJECTED = 0
+SESSION = 3  # the step of clips that have the label of their session
 
 
 def in_pool(table):
@@ -132,9 +133,10 @@ def label_table(table, selected):
     -------
     pandas.DataFrame
         Labelled rows as they were, and accepted ones with their label, split
-        "train", ``label_source`` "pseudo-label step 1" or 2 and
-        ``confidence``, which is empty for the former.  Rejected clips and
-        other unlabelled ones are left out.
+        "train", ``confidence``, which is empty for the former, and
+        ``label_source`` "pseudo-label step 1", "pseudo-label step 2" or
+        "pseudo-label session".  Rejected clips and other unlabelled ones are
+        left out.
 
     Raises
     ------
@@ -165,8 +167,9 @@ def label_table(table, selected):
     confidence = accepted["confidence"].astype(object).where(is_new, "")
     table = table.assign(confidence=confidence)
     accepted = accepted[is_new]
-    steps = accepted["step"].astype(int).astype(str)
-    table.loc[is_new, "label_source"] = "pseudo-label step " + steps
+    names = {1: "step 1", 2: "step 2", SESSION: "session"}
+    steps = accepted["step"].map(names)
+    table.loc[is_new, "label_source"] = "pseudo-label " + steps
     table.loc[is_new, "scene_label"] = accepted["scene_label"]
     table.loc[is_new, "split"] = "train"
     return table[table["scene_label"] != ""]
@@ -200,10 +203,13 @@ def summarise(selected, truth=None):
     parts = {
         "step 1": selected["step"] == 1,
         "step 2": selected["step"] == 2,
+        "session": selected["step"] == SESSION,
         "rejected": selected["step"] == REJECTED,
         "accepted": selected["step"] != REJECTED,
     }
     classes = sorted(set(selected["scene_label"]))
+    if "session_label" not in selected:
+        del parts["session"]
     for name, is_part in parts.items():
         part = selected[is_part]
         counts = part["scene_label"].value_counts()

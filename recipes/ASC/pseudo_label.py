@@ -36,19 +36,36 @@ from ascmamba_modules.data.manifest import (
     read_manifest,
     unusable_files,
 )
+from ascmamba_modules.data.sessions import LEVELS
 from ascmamba_modules.inference import SceneClassifier
 from ascmamba_modules.pseudo_labels.report import MANIFEST
 from ascmamba_modules.pseudo_labels.selection import in_pool
+from ascmamba_modules.pseudo_labels.session_labels import (
+    WAYS,
+    check_purity,
+    session_votes,
+)
 from ascmamba_modules.utils.files import replacing
 
 logger = get_logger(__name__)
+
+SESSION_SETTINGS = ("session_labels", "session_level", "min_purity")
 
 
 def check_settings(settings):
     """Raises an error for settings that would fail after the inference."""
     check_range(settings, "rounds", "batch_size", low=1, whole=True)
     check_range(settings, "num_workers", low=0, whole=True)
-    check_range(settings, "share", low=0, high=1)
+    check_range(settings, "share", "min_purity", low=0, high=1)
+    for name, allowed in (
+        ("session_labels", (None, *WAYS)),
+        ("session_level", LEVELS),
+    ):
+        if settings[name] not in allowed:
+            raise ValueError(
+                f"{name} must be one of {', '.join(map(str, allowed))}, got "
+                f"{settings[name]}"
+            )
     if settings["rounds"] > 1:
         overrides = finetune_overrides(settings, [], MANIFEST, "")
         with open(settings["finetune_hparams"], encoding="utf-8") as file:
@@ -89,6 +106,10 @@ def load_rows(hparams):
         )
     if problems := unusable_files(pool):
         raise ManifestError(path, problems)
+    if hparams["session_labels"] is not None:
+        with exit_on(ValueError):
+            _, purity = session_votes(table, hparams["session_level"])
+            check_purity(purity, hparams["min_purity"])
     return table
 
 
@@ -127,7 +148,10 @@ def run_rounds(hparams, run_opts, brain, table, truth):
     returns the last round's manifest."""
     for number in range(1, hparams["rounds"] + 1):
         folder = Path(hparams["output_folder"], f"round_{number}")
-        manifest = brain.label(table, folder, hparams["share"], truth)
+        manifest = brain.label(
+            *(table, folder, hparams["share"], truth),
+            **{name: hparams[name] for name in SESSION_SETTINGS},
+        )
         if number < hparams["rounds"]:
             # Other labels, such as of another share, are trained on anew.
             digest = hashlib.sha256(manifest.read_bytes()).hexdigest()[:8]

@@ -191,6 +191,20 @@ def test_batches_and_processes_change_nothing(
     pd.testing.assert_frame_equal(ours[columns], theirs[columns])
 
 
+def test_sessions_have_a_say(arguments, mixed, truth, tmp_path):
+    """Here each scene is a session: all labels are right."""
+    manifest = changed(
+        mixed, tmp_path, session=lambda column: column.index // 6
+    )
+    output = tmp_path / "output"
+    options = {"manifest": manifest, "session_labels": "propagate"}
+    log = label(arguments(output, truth=truth, **options))
+    assert "Sessions say the class of 100.0 % of the clips" in log
+    report = pd.read_csv(output / "round_1" / "report.csv", index_col="part")
+    assert report.loc["session", "clips"] == 20
+    assert report.loc["session", "accuracy"] == 1
+
+
 def test_bf16(labelled, arguments, tmp_path):
     log = label(arguments(tmp_path, precision="bf16"))
     assert "precision: bf16" in log
@@ -299,6 +313,10 @@ def refused(arguments, output):
         ({"share": "most"}, "share must be a number, got most"),
         ({"rounds": 0}, "rounds must be a whole number from 1 on"),
         ({"truth": "no.csv"}, "no.csv"),
+        ({"session_labels": "maybe"}, "None, propagate, add, veto, got maybe"),
+        ({"session_level": "day"}, "session, run, city_day, city, got day"),
+        # Clips of all scenes have the same places and times.
+        ({"session_labels": "add"}, "0.0% agree with the others"),
         ({"manifest": "no.csv"}, "file not found"),
         ({"shares": 0.5}, "shares"),
         ({"rounds": 2, "finetune_overrides": {"lrr": 1}}, "mean --lr?"),
