@@ -324,8 +324,8 @@ def to_markdown(table):
             "M multiply-adds": (table["multiply_adds"] / 1e6).map(
                 "{:,.1f}".format
             ),
-            "ms": table["milliseconds"].map("{:.1f}".format),
-            "training, s": table["seconds"].map("{:,.0f}".format),
+            "CPU ms": table["milliseconds"].map("{:.1f}".format),
+            "training, CPU s": table["seconds"].map("{:,.0f}".format),
             "folds": table["folds"],
             "runs": table["runs"].astype(str),
             "accuracy, %": [
