@@ -1,0 +1,413 @@
+#!/usr/bin/env python3
+"""Trains and scores systems on ESC-10, and tells what each costs.
+
+    python compare_esc10.py path/to/esc10 results/esc10 --teacher mn04
+
+The five official folds, each with two seeds; each fold is answered by a model
+that has not heard its recordings, nor has what the model was distilled from.
+The same command again goes on where it was.  compare_esc10.yaml lists the
+systems.  The table holds all that was scored in the output folder:
+
+- multiply-adds, and CPU milliseconds on one core, features included, for ten
+  seconds of audio;
+- CPU seconds of a training, median; those of one that was resumed are unknown;
+- accuracy with its 95 % interval, for which source recordings are drawn.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from prepare_esc10 import FOLDS, prepare_esc10
+from ruamel.yaml import YAML
+from scipy.signal import butter, sosfilt
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.dataio.preprocess import AudioNormalizer
+from stages import RECIPE, SUMMARY, Stage, end_on_sigterm, options, run_stages
+
+from ascmamba_modules.data.audio_files import load_audio
+from ascmamba_modules.data.manifest import read_manifest
+from ascmamba_modules.evaluation.bootstrap import interval_by_session
+from ascmamba_modules.features import LogMel
+from ascmamba_modules.inference import SceneClassifier
+from ascmamba_modules.inference.teaching import embed_files, fit, linear_layer
+from ascmamba_modules.utils.files import replacing, write_csv
+from ascmamba_modules.utils.model_size import multiply_adds
+
+SYSTEMS = RECIPE / "compare_esc10.yaml"
+SCORES, TABLE = "scores.json", "comparison"
+SECONDS = 10
+CLEAN = "accuracy"
+
+
+def _filter(order, cutoff, kind):
+    return lambda x, rate: sosfilt(
+        butter(order, cutoff, kind, fs=rate, output="sos"), x
+    )
+
+
+CONDITIONS = {
+    CLEAN: lambda x, rate: x,
+    "at -20 dB": lambda x, rate: 0.1 * x,
+    "low-pass 4 kHz": _filter(8, 4000, "lowpass"),
+    "telephone": _filter(4, (300, 3400), "bandpass"),
+}
+
+
+@dataclass(frozen=True)
+class System:
+    """A trained system.
+
+    Arguments
+    ---------
+    answer : callable
+        Gives the class of a waveform.
+    normalizer : speechbrain.dataio.preprocess.AudioNormalizer
+        Resamples for it.
+    parameters, multiply_adds : int
+        Its size; multiply-adds of ten seconds, without the features.
+    """
+
+    answer: callable
+    normalizer: AudioNormalizer
+    parameters: int
+    multiply_adds: int
+
+
+def fit_svm(table):
+    """Fits an SVM to statistics of the bands of each clip."""
+    extract, normalizer = LogMel(), AudioNormalizer(44100)
+
+    def embed(wav):
+        x = extract(wav[None])[0].numpy()
+        steps = np.abs(np.diff(x, axis=0)).mean(0)
+        return np.concatenate([x.mean(0), x.std(0), x.min(0), x.max(0), steps])
+
+    x = [embed(load_audio(path, normalizer)) for path in table["wav"]]
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), SVC()),
+        {"svc__C": np.logspace(-1, 3, 9)},
+        cv=StratifiedGroupKFold(4, shuffle=True, random_state=0),
+    ).fit(x, table["scene_label"], groups=table["session"])
+    svm = search.best_estimator_[-1]
+    size = svm.support_vectors_.size
+    return System(
+        *(lambda wav: search.predict([embed(wav)])[0], normalizer),
+        *(size + svm.dual_coef_.size + svm.intercept_.size, size),
+    )
+
+
+def load_frozen(hparams, settings):
+    """Loads the features and the encoder of a YAML file as they are."""
+    with tempfile.TemporaryDirectory() as folder, open(hparams) as file:
+        names = {"manifest": "", "output_folder": folder}
+        parts = load_hyperpyyaml(file, {**settings, **names})
+    modules = {n: parts[n] for n in ("features", "normalize", "model")}
+    modules["model"].fusion = torch.nn.Identity()  # there is nothing to fuse
+    return SceneClassifier(modules, {**parts, "modules": modules})
+
+
+def replace_classifier(classifier, table):
+    """Fits a linear layer to the embeddings of clips."""
+    search = fit(
+        embed_files(classifier, table["wav"]),
+        *(table["scene_label"], table["session"]),
+    )
+    classifier.mods.model.classifier = linear_layer(search.best_estimator_)
+    encoder = CategoricalEncoder()
+    encoder.update_from_iterable(search.classes_.tolist())
+    encoder.expect_len(len(search.classes_))
+    classifier.hparams.label_encoder = encoder
+
+
+def describe(classifier):
+    """Makes a system of a classifier."""
+    model, extract = classifier.mods["model"], classifier.mods["features"]
+    ten_seconds = extract(torch.zeros(1, SECONDS * extract.sample_rate))
+    return System(
+        lambda wav: classifier.classify_batch(wav)[3][0],
+        classifier.audio_normalizer,
+        sum(p.numel() for p in model.parameters()),
+        multiply_adds(model, ten_seconds)[0],
+    )
+
+
+def milliseconds(system):
+    """CPU time that ten seconds take on one core."""
+    rate = system.normalizer.sample_rate
+    wav = 0.1 * torch.randn(SECONDS * rate)
+    threads, times = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    for _ in range(6):
+        start = time.process_time()
+        system.answer(wav)
+        times.append(time.process_time() - start)
+    torch.set_num_threads(threads)
+    return 1000 * statistics.median(times[1:])  # the first warms up
+
+
+def is_right(system, table, condition):
+    """Whether a system knows each clip, changed as the condition says."""
+    change, rate = CONDITIONS[condition], system.normalizer.sample_rate
+    found = []
+    for path in table["wav"]:
+        wav = change(load_audio(path, system.normalizer).numpy(), rate)
+        found.append(system.answer(torch.from_numpy(wav.astype("float32"))))
+    return (table["scene_label"] == found).astype(int).tolist()
+
+
+def cpu_seconds():
+    """CPU time of this process and of those that it has waited for."""
+    return sum(os.times()[:4])
+
+
+def write_manifests(folder, folds, output):
+    """Writes the manifests of the folds; gives them as tables."""
+    tables = {}
+    for fold in folds:
+        path = output / f"fold_{fold}.csv"
+        if not path.exists():
+            prepare_esc10(folder, fold, path)
+        tables[fold] = read_manifest(path)
+        clip = Path(tables[fold]["wav"].iloc[0])
+        if Path(folder).resolve() not in clip.parents:
+            raise ValueError(
+                f"{path} was made of another folder than {folder}: choose "
+                "another output folder"
+            )
+    return tables
+
+
+@dataclass(frozen=True)
+class Run:
+    """A fold with a seed; ``stage`` is its training, None without one."""
+
+    fold: int
+    seed: int
+    title: str
+    folder: Path
+    settings: dict
+    stage: Stage | None = None
+
+
+def list_runs(name, system, args, tables, output):
+    """The runs of a system."""
+    settings = dict(system.get("settings", {}))
+    if "weights" in system:
+        is_file = Path(args.teacher).exists()
+        path = os.path.abspath(args.teacher)
+        settings[system["weights"]] = path if is_file else args.teacher
+    is_trained = "hparams" in system and not system.get("frozen")
+    runs = []
+    # Where nothing is trained, nothing is drawn at random.
+    for seed in args.seeds if is_trained else args.seeds[:1]:
+        for fold, table in tables.items():
+            folder = output / f"{name}_fold{fold}_seed{seed}"
+            title = f"{system['title']}, fold {fold}, seed {seed}"
+            run = Run(fold, seed, title, folder, settings)
+            if is_trained:
+                own = {
+                    "manifest": output / f"fold_{fold}.csv",
+                    "seed": seed,
+                    "output_folder": folder,
+                    "num_workers": 0,
+                }
+                if not system.get("linear"):
+                    own["scene_labels"] = sorted(set(table["scene_label"]))
+                    own["feature_cache"] = output / "features"
+                words = (system["hparams"], *options(own | settings))
+                words = (*words, "--noprogressbar")
+                result = folder / SUMMARY
+                stage = Stage(folder.name, title, "train.py", words, result)
+                run = replace(run, stage=stage)
+            runs.append(run)
+    return runs
+
+
+def load(system, run, clips):
+    """Gives a system after its training, fitted to clips if it is fitted."""
+    if "hparams" not in system:
+        return fit_svm(clips)
+    if run.stage:
+        classifier = SceneClassifier.from_hparams(run.folder)
+    else:
+        classifier = load_frozen(RECIPE / system["hparams"], run.settings)
+    if system.get("linear"):
+        replace_classifier(classifier, clips)
+    return describe(classifier)
+
+
+def score(name, system, run, table, stages, conditions):
+    """Trains and scores one fold with one seed, or what is left of that."""
+    is_resumed, start = run.folder.exists(), cpu_seconds()
+    if run.stage:
+        stage = run.stage.name
+        run_stages(stages, run.folder.parent, first=stage, last=stage)
+    path = run.folder / SCORES
+    record = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if record and record["settings"] != run.settings:
+        raise ValueError(
+            f"{run.title} was scored with other settings: choose another "
+            f"output folder, or remove {run.folder}"
+        )
+    missing = [c for c in conditions if c not in record]
+    if not missing:
+        return
+    trained = load(system, run, table[table["split"] == "train"])
+    test = table[table["split"] == "test"]
+    if not record:
+        seconds = None if is_resumed else cpu_seconds() - start
+        record = {
+            "system": name,
+            "title": system["title"],
+            "fold": run.fold,
+            "seed": run.seed,
+            "settings": run.settings,
+            "parameters": trained.parameters,
+            "multiply_adds": trained.multiply_adds,
+            "milliseconds": milliseconds(trained),
+            "seconds": seconds,
+            "session": test["session"].tolist(),
+        }
+    for condition in missing:
+        record[condition] = is_right(trained, test, condition)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record), "utf-8")
+    accuracy = 100 * np.mean(record[CLEAN])
+    print(f"{run.title}: {accuracy:.1f} %", flush=True)
+
+
+def make_table(output, order):
+    """Makes the table of all that was scored in a folder."""
+    records = pd.DataFrame(
+        json.loads(path.read_text("utf-8"))
+        for path in output.glob(f"*/{SCORES}")
+    )
+    rows = []
+    for name in [n for n in order if n in set(records["system"])]:
+        runs = records[records["system"] == name]
+        row = {"system": runs["title"].iloc[0]}
+        for key in ("parameters", "multiply_adds", "milliseconds", "seconds"):
+            row[key] = runs[key].median()
+        row["folds"] = ", ".join(map(str, sorted(set(runs["fold"]))))
+        row["runs"] = len(runs)
+        right = runs[CLEAN].explode().to_numpy(float)
+        interval = interval_by_session(right, runs["session"].explode())
+        row["lower"], row["upper"] = interval
+        for condition in [name for name in CONDITIONS if name in runs]:
+            if runs[condition].notna().all():
+                row[condition] = runs[condition].explode().mean()
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def to_markdown(table):
+    """The table as Markdown, for readers."""
+    shown = pd.DataFrame(
+        {
+            "system": table["system"],
+            "parameters": table["parameters"].map("{:,.0f}".format),
+            "M multiply-adds": (table["multiply_adds"] / 1e6).map(
+                "{:,.1f}".format
+            ),
+            "CPU ms": table["milliseconds"].map("{:.1f}".format),
+            "training, CPU s": table["seconds"].map("{:,.0f}".format),
+            "folds": table["folds"],
+            "runs": table["runs"].astype(str),
+            "accuracy, %": [
+                f"{100 * row.accuracy:.1f} ({100 * row.lower:.1f} to "
+                f"{100 * row.upper:.1f})"
+                for row in table.itertuples()
+            ],
+        }
+    )
+    for name in [n for n in CONDITIONS if n in table and n != CLEAN]:
+        shown[name] = (100 * table[name]).map("{:.1f}".format)
+    shown = shown.replace("nan", "")
+    lines = [shown.columns, ["---"] * shown.shape[1], *shown.to_numpy()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def compare(args):
+    """Runs what is left, and writes the table after each system."""
+    output = Path(args.output).absolute()
+    systems = YAML(typ="safe").load(Path(args.settings).read_text("utf-8"))
+    chosen = args.systems or list(systems)
+    unknown = [name for name in chosen if name not in systems]
+    if unknown:
+        raise ValueError(
+            f"no system '{unknown[0]}'; there are {', '.join(systems)}"
+        )
+    for name in list(chosen):
+        if "weights" in systems[name] and not args.teacher:
+            print(f"{systems[name]['title']}: left out, it needs --teacher")
+            chosen.remove(name)
+    if not chosen:
+        raise ValueError("no system is left to train")
+    output.mkdir(parents=True, exist_ok=True)
+    tables = write_manifests(args.folder, args.folds, output)
+    conditions = CONDITIONS if args.conditions else (CLEAN,)
+    for name in chosen:
+        system = systems[name]
+        runs = list_runs(name, system, args, tables, output)
+        stages = [run.stage for run in runs if run.stage]
+        for run in runs:
+            score(name, system, run, tables[run.fold], stages, conditions)
+        table = make_table(output, systems)
+        write_csv(table, output / f"{TABLE}.csv")
+        with replacing(output / f"{TABLE}.md") as temporary:
+            temporary.write_text(to_markdown(table), "utf-8")
+    print(f"\n{to_markdown(table)}\nIn {output / TABLE}.md and .csv")
+
+
+def main(arguments):
+    """Runs from the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", help="ESC-10 or ESC-50, unpacked")
+    parser.add_argument("output", help="folder for everything")
+    parser.add_argument(
+        "--teacher", help="mn04, fetched once, or the path of its weights"
+    )
+    parser.add_argument("--systems", nargs="+", help="default: all")
+    parser.add_argument(
+        "--folds", nargs="+", type=int, default=FOLDS, choices=FOLDS
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
+    parser.add_argument(
+        "--conditions",
+        action="store_true",
+        help="score also with a gain of -20 dB, a 4 kHz low-pass and a "
+        "telephone's band, 300 to 3,400 Hz",
+    )
+    parser.add_argument(
+        "--settings", default=SYSTEMS, help="another compare_esc10.yaml"
+    )
+    args = parser.parse_args(arguments)
+    end_on_sigterm()
+    try:
+        compare(args)
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted; the same command again goes on from here.")
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"{error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

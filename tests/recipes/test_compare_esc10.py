@@ -1,0 +1,126 @@
+"""The table of systems on ESC-10, in small: made-up clips, quick models."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from compare_esc10 import CONDITIONS, SYSTEMS, main
+from recipe_commands import RECIPE
+from ruamel.yaml import YAML
+
+from ascmamba_modules.encoders.mobilenet import MobileNet
+
+TINY = {"channels": 4, "d_state": 2, "n_mels": 16, "number_of_epochs": 1}
+LISTED = YAML(typ="safe").load(SYSTEMS)
+
+
+@pytest.fixture
+def esc10(tmp_path):
+    """Clips of noise and of tones, two recordings of each in each fold."""
+    rng, rows = np.random.default_rng(0), []
+    (tmp_path / "esc10" / "audio").mkdir(parents=True)
+    for fold in range(1, 6):
+        for number, label in enumerate(("rain", "clock_tick") * 2):
+            wav = 0.1 * rng.standard_normal(22050)
+            if label == "clock_tick":
+                wav = 0.1 * np.sin(np.arange(22050) * rng.uniform(0.05, 0.1))
+            name = f"{fold}-{100 * fold + number}-A.wav"
+            soundfile.write(tmp_path / "esc10" / "audio" / name, wav, 44100)
+            rows.append((name, fold, label))
+    table = pd.DataFrame(rows, columns=["filename", "fold", "category"])
+    table.to_csv(tmp_path / "esc10" / "meta.csv", index=False)
+    return tmp_path / "esc10"
+
+
+@pytest.fixture
+def words(esc10, tmp_path):
+    """The command line, with three systems that take seconds."""
+    teacher = tmp_path / "teacher.pt"
+    torch.save(MobileNet(width=0.1, n_tags=527).state_dict(), teacher)
+    systems = {n: LISTED[n] for n in ("log_mel_svm", "tiny", "mn04_linear")}
+    systems["tiny"]["settings"] = TINY
+    systems["mn04_linear"]["settings"] = {"width": 0.1}
+    with open(tmp_path / "systems.yaml", "w") as file:
+        YAML(typ="safe").dump(systems, file)
+    files = [esc10, tmp_path / "out", "--settings", tmp_path / "systems.yaml"]
+    return [*map(str, files), "--folds", "1", "--seeds", "7"]
+
+
+def test_it_goes_on_and_keeps_what_is_scored(words, tmp_path, capsys):
+    output = tmp_path / "out"
+    main(words)
+    printed = capsys.readouterr().out
+    assert "mn04 + linear: left out, it needs --teacher" in printed
+    table = pd.read_csv(output / "comparison.csv").set_index("system")
+    assert list(table.index) == ["Log-mel statistics + SVM", "ASCMamba, tiny"]
+    svm, tiny = table.to_dict("records")
+    assert svm["accuracy"] == svm["lower"] == 1  # noise and tones differ
+    for row in (svm, tiny):
+        assert row["parameters"] > 0 and row["multiply_adds"] > 0
+        assert row["milliseconds"] > 0 and row["seconds"] > 0
+        assert 0 <= row["lower"] <= row["accuracy"] <= row["upper"] <= 1
+    assert "| ASCMamba, tiny |" in (output / "comparison.md").read_text()
+    # As the training itself has scored its test clips.
+    folder = output / "tiny_fold1_seed7"
+    scores = json.loads((folder / "summary.json").read_text())["scores"]
+    assert tiny["accuracy"] == pytest.approx(scores["test"])
+    made = (folder / "summary.json").stat().st_mtime_ns
+
+    # More is asked for: what is there is not made again.
+    teacher = ["--teacher", str(tmp_path / "teacher.pt")]
+    main([*words, *teacher, "--conditions"])
+    assert "fold 1, seed 7: finished before" in capsys.readouterr().out
+    assert (folder / "summary.json").stat().st_mtime_ns == made
+    later = pd.read_csv(output / "comparison.csv").set_index("system")
+    pd.testing.assert_frame_equal(
+        later.loc[table.index, table.columns], table, check_dtype=False
+    )
+    assert set(later.index) == {*table.index, "mn04 + linear"}
+    assert later[list(CONDITIONS)].notna().all(axis=None)
+
+    # Numbers of other settings do not mix with these.
+    more = ["--systems", "mn04_linear", "--teacher"]
+    torch.save(MobileNet(width=0.1).state_dict(), tmp_path / "other.pt")
+    with pytest.raises(SystemExit, match="scored with other settings"):
+        main([*words, *more, str(tmp_path / "other.pt")])
+
+
+def test_conditions_change_what_they_say():
+    time, rate = np.arange(44100) / 44100, 44100
+
+    def passed(condition, frequency):
+        x = np.sin(2 * np.pi * frequency * time)
+        return CONDITIONS[condition](x, rate)[rate // 2 :].std() / x.std()
+
+    assert passed("at -20 dB", 1000) == pytest.approx(0.1)
+    for condition in ("low-pass 4 kHz", "telephone"):
+        assert passed(condition, 1000) == pytest.approx(1, abs=0.05)
+        assert passed(condition, 8000) < 0.02
+    assert passed("low-pass 4 kHz", 100) == pytest.approx(1, abs=0.01)
+    assert passed("telephone", 100) < 0.05
+
+
+def test_listed_settings_exist():
+    for name, system in LISTED.items():
+        if "hparams" not in system:
+            continue
+        text = (RECIPE / system["hparams"]).read_text("utf-8")
+        needed = [*system["settings"], *[system.get("weights", "seed")]]
+        for setting in needed:
+            assert f"\n{setting}:" in text, f"{name}: {setting}"
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--systems", "yamnet"], "no system 'yamnet'; there are log_mel_svm"),
+        (["--systems", "mn04_linear"], "no system is left to train"),
+    ],
+)
+def test_wrong_command_lines(words, tmp_path, more, message):
+    with pytest.raises(SystemExit, match=message):
+        main([*words, *more])
+    assert not (tmp_path / "out").exists()
