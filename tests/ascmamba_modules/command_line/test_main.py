@@ -8,7 +8,9 @@ import pytest
 from ascmamba_modules.command_line import main
 
 COMMAND = [sys.executable, "-m", "ascmamba_modules.command_line"]
-SUBCOMMANDS = ("classify", "timeline", "info", "export")
+SUBCOMMANDS = (
+    *("classify", "timeline", "manifest", "teach", "info", "export"),
+)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
