@@ -44,7 +44,7 @@ def test_help_lists_commands_and_exit_codes(capsys):
         ["classify"],
         ["classify", "a.wav", "--model", "m", "--batch-size", "0"],
         ["classify", "a.wav", "--model", "m", "--precision", "fp8"],
-        ["timeline", "a.wav", "b.wav", "--model", "m"],
+        ["timeline", "a.wav", "--model", "m", "--format", "textgrid"],
         ["timeline", "a.wav", "--model", "m", "--hop", "-1"],
         ["timeline", "a.wav", "--model", "m", "--window", "soon"],
     ],
