@@ -18,7 +18,9 @@ import sys
 from ascmamba_modules import __version__
 from ascmamba_modules.command_line.options import ERROR, CommandError
 
-_SUBCOMMANDS = ("classify", "timeline", "teach", "info", "export")
+_SUBCOMMANDS = (
+    *("classify", "timeline", "manifest", "teach", "info", "export"),
+)
 _INTERRUPTED = 130
 _EXIT_CODES = """\
 exit codes:

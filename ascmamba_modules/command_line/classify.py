@@ -1,9 +1,7 @@
 """``ascmamba classify``: labels of many recordings."""
 
-import hashlib
 import sys
 
-from ascmamba_modules import __version__
 from ascmamba_modules.command_line.options import (
     SOME_FAILED,
     add_metadata_options,
@@ -108,6 +106,7 @@ def _print(arguments, recordings):
 def _write(arguments, recordings):
     from ascmamba_modules.command_line.results import (
         check_format,
+        run_settings,
         write_results,
     )
 
@@ -127,7 +126,7 @@ def _write(arguments, recordings):
 
     failed = write_results(
         arguments.output,
-        _settings(arguments, classifier, recordings),
+        run_settings(arguments, classifier, recordings),
         total,
         arguments.batch_size,
         rows_from,
@@ -168,33 +167,3 @@ def _row(file, classes):
         row["probability"] = round(max(posteriors), _DIGITS)
         posteriors = [round(value, _DIGITS) for value in posteriors]
     return {**row, **dict(zip(classes, posteriors))}
-
-
-def _settings(arguments, classifier, recordings):
-    """What the rows depend on; a run goes on only with the same."""
-    listed = hashlib.sha256(repr(recordings).encode("utf-8", "replace"))
-    return {
-        "version": __version__,
-        "model": _fingerprint(arguments.model),
-        "list of recordings, places or times": listed.hexdigest(),
-        "batch size": arguments.batch_size,
-        "device": str(classifier.device),
-        "precision": str(classifier.precision),
-    }
-
-
-def _fingerprint(model):
-    """Tells a model folder by what it is built from; a hub's by its name."""
-    from ascmamba_modules.model_folder.folder import model_files
-
-    try:
-        paths = model_files(model)
-    except FileNotFoundError:
-        return model
-    found = hashlib.sha256()
-    for path in paths:
-        found.update(path.name.encode())
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                found.update(block)
-    return found.hexdigest()

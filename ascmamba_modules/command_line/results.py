@@ -5,6 +5,7 @@ with the settings they depend on; the end turns it into the output.
 """
 
 import csv
+import hashlib
 import importlib.util
 import json
 import os
@@ -13,19 +14,20 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ascmamba_modules import __version__
 from ascmamba_modules.command_line.options import CommandError
 from ascmamba_modules.utils.files import replacing
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
-def write_results(output, settings, total, batch_size, rows_from):
+def write_results(output, settings, total, batch_size, rows_from, write=None):
     """Writes rows to a file, or what an earlier run has left to write.
 
     Arguments
     ---------
     output : str
-        The file, of one of the ``SUFFIXES``.
+        The file.
     settings : dict
         What the rows depend on, by name; texts and numbers.
     total : int
@@ -35,6 +37,9 @@ def write_results(output, settings, total, batch_size, rows_from):
     rows_from : callable
         ``rows_from(done)`` yields the rows, dicts with the same keys, from
         that number on; it is called once.
+    write : callable, optional
+        ``write(rows, path)`` turns all rows into the file; by default that
+        goes by the suffix, one of the ``SUFFIXES``.
 
     Returns
     -------
@@ -58,7 +63,9 @@ def write_results(output, settings, total, batch_size, rows_from):
     a.wav,
     <BLANKLINE>
     """
-    check_format(output)
+    if write is None:
+        check_format(output)
+        write = _WRITERS[Path(output).suffix.lower()]
     part, lock = Path(f"{output}.part"), FileLock(f"{output}.part.lock")
     try:
         lock.acquire(timeout=0)
@@ -75,7 +82,7 @@ def write_results(output, settings, total, batch_size, rows_from):
                 file.flush()
                 os.fsync(file.fileno())
         with replacing(output) as temporary:
-            _WRITERS[Path(output).suffix.lower()](_rows(part), temporary)
+            write(_rows(part), temporary)
         failed = sum(bool(row["problem"]) for row in _rows(part))
         part.unlink()
         return failed
@@ -90,24 +97,27 @@ def _resume(part, settings, total, batch_size):
     """Cuts an unfinished run to whole batches; gives its number of rows."""
     if not part.exists():
         return 0
-    lines = part.read_bytes().splitlines(keepends=True)
-    good = 0
-    while good < len(lines) and _is_object(lines[good]):
-        good += 1
-    found = json.loads(lines[0]) if good else {}
-    begun = good or lines and lines[0].endswith(b"\n")
-    if begun and found != settings:
+    ends = []  # of the whole lines
+    with open(part, "rb") as file:
+        first = file.readline()
+        file.seek(0)
+        for line in file:
+            if not _is_object(line):
+                break
+            ends.append(file.tell())
+    found = json.loads(first) if ends else {}
+    if first.endswith(b"\n") and found != settings:
         differing = [k for k in settings if found.get(k) != settings[k]]
         raise CommandError(
             f"{part} is of an unfinished run with another "
             f"{' and '.join(differing) or 'form'}: finish that run, or delete "
             "the file to start anew"
         )
-    done = max(good - 1, 0)
+    done = max(len(ends) - 1, 0)
     if done != total:
         done -= done % batch_size
     with open(part, "r+b") as file:
-        file.truncate(sum(map(len, lines[: done + 1])) if done else 0)
+        file.truncate(ends[done] if done else 0)
     return done
 
 
@@ -122,6 +132,51 @@ def _is_object(line):
 def _rows(part):
     with open(part, encoding="ascii") as file:
         yield from map(json.loads, islice(file, 1, None))
+
+
+def run_settings(arguments, classifier, recordings):
+    """What the rows depend on; a run goes on only with the same.
+
+    Arguments
+    ---------
+    arguments : argparse.Namespace
+        With the options of a model.
+    classifier : ascmamba_modules.inference.SceneClassifier
+        The model.
+    recordings : list
+        What is classified.
+
+    Returns
+    -------
+    dict
+        Texts and numbers by name.
+    """
+    listed = hashlib.sha256(repr(recordings).encode("utf-8", "replace"))
+    return {
+        "version": __version__,
+        "model": _fingerprint(arguments.model),
+        "list of recordings, places or times": listed.hexdigest(),
+        "batch size": arguments.batch_size,
+        "device": str(classifier.device),
+        "precision": str(classifier.precision),
+    }
+
+
+def _fingerprint(model):
+    """Tells a model folder by what it is built from; a hub's by its name."""
+    from ascmamba_modules.model_folder.folder import model_files
+
+    try:
+        paths = model_files(model)
+    except FileNotFoundError:
+        return model
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(path.name.encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
+    return found.hexdigest()
 
 
 def check_format(output):
@@ -155,12 +210,38 @@ def write_rows(rows, file):
     file : file
         Open for writing text.
     """
-    writer = None
+    write = row_writer(file)
     for row in rows:
+        write(row)
+
+
+def row_writer(file, delimiter=","):
+    """Makes what writes rows as CSV one by one.
+
+    Arguments
+    ---------
+    file : file
+        Open for writing text.
+    delimiter : str
+        What stands between fields.
+
+    Returns
+    -------
+    callable
+        Takes a dict, the same keys each time; the first writes a header too.
+    """
+    writer = None
+
+    def write(row):
+        nonlocal writer
         if writer is None:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
+            writer = csv.DictWriter(
+                file, list(row), lineterminator="\n", delimiter=delimiter
+            )
             writer.writeheader()
         writer.writerow(row)
+
+    return write
 
 
 def _write_csv(rows, path):

@@ -1,10 +1,8 @@
 """``ascmamba teach``: own classes from a few clips."""
 
 import os
-import re
 import sys
 import time
-from pathlib import Path
 
 from ascmamba_modules.command_line.options import (
     CommandError,
@@ -12,7 +10,10 @@ from ascmamba_modules.command_line.options import (
     add_subparser,
     load_classifier,
 )
-from ascmamba_modules.command_line.recordings import audio_files
+from ascmamba_modules.command_line.recordings import (
+    add_group_option,
+    class_folders,
+)
 
 _DESCRIPTION = """\
 Gives a model classes of your own, learned from a few clips of each.  The model
@@ -48,12 +49,7 @@ def add_parser(subparsers):
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="model folder to write"
     )
-    parser.add_argument(
-        "--group",
-        metavar="PATTERN",
-        help="regular expression: files in whose names it finds the same text "
-        "are cuts of one recording (default: each file is a recording)",
-    )
+    add_group_option(parser)
     return parser
 
 
@@ -69,7 +65,7 @@ def run(arguments):
             )
         table = _manifest_clips(arguments.clips)
     else:
-        table = _folder_clips(arguments.clips, arguments.group)
+        table = class_folders(arguments.clips, arguments.group)
     arguments.model = arguments.model or "sound_tags"
     classifier = load_classifier(arguments)
     from ascmamba_modules.data.sessions import find_sessions
@@ -83,45 +79,6 @@ def run(arguments):
         file=sys.stderr,
     )
     return 0
-
-
-def _folder_clips(folder, group):
-    import pandas as pd
-
-    from ascmamba_modules.data.audio_files import inspect_audio
-    from ascmamba_modules.data.manifest import COLUMNS
-
-    try:
-        pattern = re.compile(group or "")
-    except re.error as error:
-        raise CommandError(f"--group {group}: {error}") from None
-    if not os.path.isdir(folder):
-        raise CommandError(f"{folder}: no such folder")
-    rows = []
-    for place in sorted(Path(folder).iterdir()):
-        if not place.is_dir():
-            continue
-        for path in map(Path, audio_files(place)):
-            found = pattern.search(path.stem) if group else None
-            if group and not found:
-                raise CommandError(f"--group {group} finds nothing in {path}")
-            rows.append(
-                {
-                    "ID": str(path.relative_to(folder)),
-                    "wav": str(path),
-                    "duration": inspect_audio(path).duration,
-                    "scene_label": place.name,
-                    # Takes of the same name in two folders are two.
-                    "session": f"{place.name} {found[0]}" if found else "",
-                    "dataset": Path(folder).resolve().name,
-                    "label_source": "human",
-                }
-            )
-    if not rows:
-        raise CommandError(
-            f"{folder}: no recordings in the folders in it; each is a class"
-        )
-    return pd.DataFrame(rows, columns=COLUMNS).fillna("")
 
 
 def _manifest_clips(path):

@@ -1,8 +1,14 @@
-"""``ascmamba timeline``: what is heard when in a long recording."""
+"""``ascmamba timeline``: what is heard when in long recordings."""
 
+import json
+import os
 import sys
+from collections import defaultdict
+from pathlib import Path
 
 from ascmamba_modules.command_line.options import (
+    SOME_FAILED,
+    CommandError,
     add_metadata_options,
     add_model_options,
     add_subparser,
@@ -10,19 +16,35 @@ from ascmamba_modules.command_line.options import (
     load_classifier,
     positive,
 )
+from ascmamba_modules.command_line.recordings import find_recordings
 
 _DESCRIPTION = """\
-Classifies a recording of any length in windows; memory does not grow with the
-length.  Prints the segments of one scene each as CSV: start and end in seconds,
-scene_label, and probability, the mean posterior.
+Classifies recordings of any length in windows; memory does not grow with their
+length or number.  Prints the segments of one scene each: file, start and end in
+seconds, scene_label, and probability, the mean posterior.
+
+With --output and --format the segments go into a file, one table of all
+recordings; with --output alone the file has the posteriors of all windows.  If
+the command is killed, the same command goes on with the recording that it was
+at.
 """
 _EXAMPLES = """\
   ascmamba timeline night.flac --model results/finetune/1986/model
+  ascmamba timeline recordings/ --model model --skip-errors \\
+      --format raven --output recordings.selections.txt
   ascmamba timeline night.flac --model model --window 10 --hop 10 \\
       --location Berlin --record-time '2023-04-21 18:30:00' \\
       --output windows.csv --plot night.png
 """
 _PLOT_FORMATS = (".png", ".pdf", ".svg")
+# The suffix of each format of segments.
+_SUFFIXES = {
+    "csv": ".csv",
+    "jsonl": ".jsonl",
+    "audacity": ".txt",
+    "raven": ".txt",
+    "rttm": ".rttm",
+}
 
 
 def add_parser(subparsers):
@@ -30,11 +52,17 @@ def add_parser(subparsers):
     parser = add_subparser(
         subparsers,
         "timeline",
-        "what is heard when in a long recording",
+        "what is heard when in long recordings",
         _DESCRIPTION,
         _EXAMPLES,
     )
-    parser.add_argument("file", metavar="FILE", help="the recording")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="FILE|FOLDER|MANIFEST",
+        help="recordings, folders with recordings in and below them, and "
+        "manifests (.csv), whose places and times are used",
+    )
     add_model_options(parser)
     add_metadata_options(parser)
     parser.add_argument(
@@ -52,36 +80,238 @@ def add_parser(subparsers):
         help="shift from one window to the next (default: half a window)",
     )
     parser.add_argument(
-        "--output",
-        metavar="FILE.csv",
-        help="file for the posteriors of all windows",
+        "--format",
+        choices=_SUFFIXES,
+        help="form of the segments: csv (the default), jsonl, a label track "
+        "of Audacity (of one recording), a selection table of Raven, or RTTM",
     )
     parser.add_argument(
-        "--plot", metavar="FILE.png", help="plot to draw (.png, .pdf, .svg)"
+        "--output",
+        metavar="FILE",
+        help="file for the segments in the --format given; without one, CSV "
+        "file for the posteriors of all windows",
+    )
+    parser.add_argument(
+        "--plot",
+        metavar="FILE.png",
+        help="plot to draw of one recording (.png, .pdf, .svg)",
+    )
+    parser.add_argument(
+        "--skip-errors",
+        action="store_true",
+        help="report files that cannot be used and go on (exit code 1)",
     )
     return parser
 
 
 def run(arguments):
     """Runs the subcommand; returns the exit code."""
-    check_output(arguments.output, (".csv",))
+    check_output(arguments.output, (_SUFFIXES[arguments.format or "csv"],))
     check_output(arguments.plot, _PLOT_FORMATS)
-    classifier = load_classifier(arguments)
-    from ascmamba_modules.utils.files import replacing, write_csv
-
-    timeline = classifier.classify_long(
-        arguments.file,
-        arguments.window,
-        arguments.hop,
-        arguments.location,
-        arguments.record_time,
-        arguments.batch_size,
+    if arguments.hop and arguments.hop > arguments.window:
+        raise CommandError(
+            f"hop ({arguments.hop} s) must be at most window "
+            f"({arguments.window} s)"
+        )
+    recordings = find_recordings(
+        arguments.inputs, arguments.location, arguments.record_time
     )
-    if arguments.output is not None:
-        write_csv(timeline.table.round(6), arguments.output)
-    if arguments.plot is not None:
-        with replacing(arguments.plot) as temporary:
-            timeline.plot().savefig(temporary)
-    segments = timeline.segments().round(3)
-    segments.to_csv(sys.stdout, index=False, lineterminator="\n")
-    return 0
+    _check_names(arguments, [recording.file for recording in recordings])
+    classifier = load_classifier(arguments)
+    from ascmamba_modules.command_line.results import (
+        run_settings,
+        write_results,
+    )
+    from ascmamba_modules.inference.file_batches import raise_problems
+
+    if not arguments.skip_errors:
+        problems = [_problem(classifier, recording) for recording in recordings]
+        raise_problems([recording.file for recording in recordings], problems)
+    if arguments.output is None:
+        write, failed = (
+            _segment_writer(sys.stdout, arguments.format or "csv"),
+            0,
+        )
+        for result in _classify(classifier, recordings, arguments):
+            write(result)
+            sys.stdout.flush()
+            failed += bool(result["problem"])
+    else:
+        settings = run_settings(arguments, classifier, recordings)
+        for name in ("window", "hop", "format"):
+            settings[name] = getattr(arguments, name)
+        failed = write_results(
+            arguments.output,
+            settings,
+            len(recordings),
+            1,
+            lambda done: _classify(classifier, recordings[done:], arguments),
+            lambda results, path: _write(results, path, arguments.format),
+        )
+        print(f"ascmamba: written to {arguments.output}", file=sys.stderr)
+    if failed == 0:
+        return 0
+    print(
+        f"ascmamba: {failed} of {len(recordings)} files could not be used",
+        file=sys.stderr,
+    )
+    return SOME_FAILED
+
+
+def _check_names(arguments, files):
+    """Stops where a table would not tell one recording from another."""
+    if len(files) > 1 and arguments.plot is not None:
+        raise CommandError(f"--plot draws one recording, not {len(files)}")
+    if len(files) > 1 and arguments.format == "audacity":
+        raise CommandError(
+            f"a label track of Audacity is of one recording, not {len(files)}; "
+            "run the command for each, or take another --format"
+        )
+    named = defaultdict(list)
+    for file in files:
+        is_rttm = arguments.format == "rttm"
+        named[_rttm_name(file) if is_rttm else file].append(file)
+    for name, same in named.items():
+        if len(same) > 1:
+            raise CommandError(
+                f"{' and '.join(same[:2])} would both be {name} in the table; "
+                "rename one, leave it out, or take another --format"
+            )
+
+
+def _problem(classifier, recording):
+    from ascmamba_modules.inference.file_batches import file_problem
+
+    rate = classifier.audio_normalizer.sample_rate
+    return file_problem(
+        recording.file, recording.record_time, rate, longest=float("inf")
+    )
+
+
+def _classify(classifier, recordings, arguments):
+    """Yields a dict for each recording, its windows or segments in it."""
+    from tqdm.auto import tqdm
+
+    from ascmamba_modules.data.audio_files import inspect_audio
+    from ascmamba_modules.utils.files import replacing
+
+    are_many = len(recordings) > 1
+    bar = tqdm(
+        recordings,
+        "Recordings",
+        disable=None if are_many else True,
+        unit="file",
+    )
+    for recording in bar:
+        file, location, record_time = recording
+        header = inspect_audio(file)
+        result = {"file": file, "rate": header.rate, "problem": ""}
+        result["seconds"] = header.duration
+        try:
+            problem = _problem(classifier, recording)
+            if problem:
+                raise ValueError(problem)
+            timeline = classifier.classify_long(
+                file,
+                arguments.window,
+                arguments.hop,
+                location,
+                record_time,
+                arguments.batch_size,
+                progress_bar=not are_many,
+            )
+        except ValueError as error:
+            problem = str(error).removeprefix(f"{file}: ")
+            if not arguments.skip_errors:
+                raise ValueError(f"{file}: {problem}") from None
+            tqdm.write(f"ascmamba: {file}: {problem}", file=sys.stderr)
+            result["problem"] = problem
+            yield result
+            continue
+        if arguments.plot is not None:
+            with replacing(arguments.plot) as temporary:
+                timeline.plot().savefig(temporary)
+        if arguments.output is not None and arguments.format is None:
+            windows = timeline.table.round(6)
+            result["windows"] = windows.to_dict("records")
+        # To 1 ms, and each starts where the one before it ends.
+        segments = timeline.segments().round(3)
+        result["segments"] = segments.to_dict("records")
+        yield result
+
+
+def _write(results, path, form):
+    from ascmamba_modules.command_line.results import row_writer
+
+    # File names that are no UTF-8 keep their bytes.
+    with open(
+        path, "w", encoding="utf-8", errors="surrogateescape", newline=""
+    ) as file:
+        write_row = row_writer(file)
+        write = _segment_writer(
+            *((file, form) if form else (sys.stdout, "csv"))
+        )
+        for result in results:
+            for window in result.get("windows", ()):
+                write_row({"file": result["file"], **window})
+            write(result)
+
+
+def _segment_writer(file, form):
+    """Makes what writes the segments of one recording after another."""
+    from ascmamba_modules.command_line.results import row_writer
+
+    write_row = row_writer(file, "\t" if form == "raven" else ",")
+    written, seconds = 0, 0.0  # of the recordings before
+
+    def write(result):
+        nonlocal written, seconds
+        for segment in result.get("segments", ()):
+            written += 1
+            row = {"file": result["file"], **segment}
+            if form == "csv":
+                write_row(row)
+            elif form == "jsonl":
+                # What is no UTF-8 becomes an escape, as JSON has it.
+                file.write(json.dumps(row) + "\n")
+            elif form == "raven":
+                write_row(_raven_row(result, segment, written, seconds))
+            elif form == "rttm":
+                file.write(_rttm_line(result["file"], **segment))
+            else:
+                label = " ".join(segment["scene_label"].split())
+                file.write(f"{segment['start']}\t{segment['end']}\t{label}\n")
+        seconds += result["seconds"]
+
+    return write
+
+
+def _raven_row(result, segment, number, seconds):
+    """A selection of Raven, whose times run on from file to file."""
+    return {
+        "Selection": number,
+        "View": "Spectrogram 1",
+        "Channel": 1,
+        "Begin Time (s)": round(seconds + segment["start"], 3),
+        "End Time (s)": round(seconds + segment["end"], 3),
+        "Low Freq (Hz)": 0,
+        "High Freq (Hz)": result["rate"] / 2,
+        "Begin Path": os.path.abspath(result["file"]),
+        "Begin File": os.path.basename(result["file"]),
+        "File Offset (s)": segment["start"],
+        "Annotation": segment["scene_label"],
+        "Score": segment["probability"],
+    }
+
+
+def _rttm_name(file):
+    return "_".join(Path(file).stem.split())
+
+
+def _rttm_line(file, start, end, scene_label, probability):
+    # Its fields hold no spaces.
+    label = "_".join(scene_label.split())
+    return (
+        f"SPEAKER {_rttm_name(file)} 1 {start:.3f} {end - start:.3f} <NA> <NA> "
+        f"{label} {probability} <NA>\n"
+    )

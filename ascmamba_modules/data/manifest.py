@@ -5,6 +5,7 @@ reported in one message.
 """
 
 import csv
+import logging
 import shlex
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from speechbrain.utils.data_pipeline import provides, takes
 from ascmamba_modules.data.audio_files import audio_problems, load_audio
 from ascmamba_modules.data.place_and_time import parse_time
 from ascmamba_modules.utils.files import write_csv
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = (
     "ID",
@@ -28,6 +31,8 @@ COLUMNS = (
     "split",
     "label_source",
 )
+NEEDED = ("ID", "wav")
+NEEDED_TO_TRAIN = (*NEEDED, "scene_label", "split")
 TRAINING_SPLITS = ("train", "valid", "test")
 _SHOWN_PROBLEMS = 20
 
@@ -84,7 +89,8 @@ def read_manifest(path):
     Arguments
     ---------
     path : str or Path
-        CSV file in UTF-8 with the columns of ``COLUMNS``; others are ignored.
+        CSV file in UTF-8 with columns of ``COLUMNS``, at least ID and wav;
+        the others are taken for empty, and more are ignored.
 
     Returns
     -------
@@ -100,7 +106,7 @@ def read_manifest(path):
         For an unreadable file, missing or repeated columns, rows of the wrong
         length, empty or duplicate IDs, and invalid durations or times.
     """
-    table, problems = _parse(path)
+    table, problems = _parse(path, NEEDED)
     if problems:
         raise ManifestError(path, problems)
     return table
@@ -130,7 +136,7 @@ def read_training_rows(path, scene_labels):
         classes, no labelled training clips, and audio files that are
         missing, empty, truncated or unreadable.
     """
-    table, problems = _parse(path)
+    table, problems = _parse(path, NEEDED_TO_TRAIN)
     labelled = table[table["scene_label"] != ""]
     labelled = labelled[labelled["split"].isin(TRAINING_SPLITS)]
     problems += _class_problems(table, labelled, scene_labels)
@@ -142,7 +148,7 @@ def read_training_rows(path, scene_labels):
     }
 
 
-def _parse(path):
+def _parse(path, needed):
     """The table and the problems of its rows."""
     path = Path(path)
     try:
@@ -157,8 +163,8 @@ def _parse(path):
         raise ManifestError(path, ["the file is empty"])
     header = [name.strip() for name in lines[0][1]]
     problems = [
-        f"missing column '{name}'; the columns are {', '.join(COLUMNS)}"
-        for name in COLUMNS
+        f"missing column '{name}'; needed are {', '.join(needed)}"
+        for name in needed
         if name not in header
     ]
     problems += [
@@ -175,7 +181,10 @@ def _parse(path):
         if len(row) != len(header)
     ]
     table = pd.DataFrame([row for _, row in fitting], columns=header, dtype=str)
-    table = table[list(COLUMNS)].map(str.strip)
+    absent = [name for name in COLUMNS if name not in header]
+    if absent:
+        logger.info("%s has no %s: not known", path, ", ".join(absent))
+    table = table.reindex(columns=list(COLUMNS), fill_value="").map(str.strip)
     table["line"] = [n for n, _ in fitting]
     problems += _form_problems(table)
     table["duration"] = pd.to_numeric(table["duration"], errors="coerce")

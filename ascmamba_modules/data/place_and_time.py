@@ -10,6 +10,16 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 # Without it pandas would take "now", and make up days.
 _ISO_8601 = re.compile(_DATE.pattern + r"(?:[T ][\d:.]+ *(?:Z|[+-][\d:]+)?)?")
 
+# As in 20230421_183000 and 2023-04-21 at 18.30.00, 230421_183000, IMG-20230421,
+# and, with the number of a take, 230421_001.
+_DAY = r"(?<!\d)(20\d\d)([-._]?)(\d\d)\2(\d\d)"
+_IN_NAMES = (
+    rf"{_DAY}[-_. T]*(?:at )?(\d\d)([-.:_]?)(\d\d)\6(\d\d)(?!\d)",
+    r"(?<!\d)(\d\d)(\d\d)(\d\d)[-_](\d\d)(\d\d)(\d\d)(?!\d)",
+    rf"{_DAY}(?!\d)",
+    r"^(\d\d)(\d\d)(\d\d)_\d{3,4}(?!\d)",
+)
+
 
 def location_text(location):
     """Writes a place as text.
@@ -80,6 +90,42 @@ def parse_time(record_time):
             f"'{text}' is not a time; write it like 2023-04-21 18:30:00, or "
             "leave it empty if it is unknown."
         ) from None
+
+
+def time_in_name(name):
+    """Reads the time of a recording from the name that its recorder gave it.
+
+    Known are the forms in which AudioMoth, Wildlife Acoustics' Song Meters,
+    Zoom's and Tascam's recorders, and telephones write day and time.  The
+    clock is the recorder's: an AudioMoth's is UTC unless it was set otherwise.
+
+    Arguments
+    ---------
+    name : str
+        File name, without its folder.
+
+    Returns
+    -------
+    str
+        ISO 8601 text, as :func:`parse_time` reads it: day and time, or the
+        day alone; empty if the name tells neither.
+
+    Example
+    -------
+    >>> time_in_name("SMM01234_20230421_183000.wav")
+    '2023-04-21 18:30:00'
+    >>> time_in_name("230421_001.WAV"), time_in_name("ZOOM0001.WAV")
+    ('2023-04-21', '')
+    """
+    for pattern in _IN_NAMES:
+        for found in re.finditer(pattern, name):
+            year, *rest = (int(x) for x in found.groups() if x.isdecimal())
+            try:
+                moment = datetime(2000 + year % 100, *rest)
+            except ValueError:  # no such day or hour
+                continue
+            return f"{moment}" if len(rest) > 2 else f"{moment.date()}"
+    return ""
 
 
 def time_text(record_time):

@@ -112,8 +112,8 @@ def batches_of_files(files, audio_normalizer, batch_size):
         yield batch
 
 
-def file_problem(path, record_time, rate):
-    """Checks a file that is to be classified as a whole.
+def file_problem(path, record_time, rate, longest=_MAX_LENGTH):
+    """Checks a file that is to be classified.
 
     Arguments
     ---------
@@ -123,6 +123,8 @@ def file_problem(path, record_time, rate):
         Its time, see :func:`ascmamba_modules.data.place_and_time.parse_time`.
     rate : int
         Rate in Hz to which it is to be resampled.
+    longest : float
+        Seconds; by default the limit for a file as a whole.
 
     Returns
     -------
@@ -137,7 +139,7 @@ def file_problem(path, record_time, rate):
     header = inspect_audio(path)
     if header.problem:
         return header.problem
-    if header.duration > _MAX_LENGTH:
+    if header.duration > longest:
         return (
             f"{header.duration:.0f} s is too long to be classified as a "
             "whole; use windows (classify_long, ascmamba timeline)"

@@ -69,7 +69,9 @@ def train(hparams_file, run_opts, overrides):
         For settings, clips or weights that cannot be trained with.
     """
     start_time = time.time()
-    overrides = add_scene_labels(hparams_file, overrides)
+    with exit_naming(hparams_file):
+        given = read_overrides(overrides)
+    overrides = add_scene_labels(hparams_file, given)
     hparams = load_hparams(hparams_file, overrides, check_settings)
     with exit_naming(hparams_file):
         hparams["cache"] = make_cache(hparams)
@@ -91,6 +93,11 @@ def train(hparams_file, run_opts, overrides):
         earlier = earlier_training(hparams)
         fill_cache(hparams, rows)
         brain = make_brain(hparams, run_opts)
+        if overrides != given:
+            logger.info(
+                "Classes of the manifest, not of %s: %s",
+                *(hparams_file, ", ".join(hparams["scene_labels"])),
+            )
         log_choices(brain, rows)
         fit_and_test(brain, datasets)
         training = describe_training(
@@ -109,16 +116,25 @@ def train(hparams_file, run_opts, overrides):
 
 
 def add_scene_labels(hparams_file, overrides):
-    """Takes the classes from the manifest where ``scene_labels`` is null."""
+    """Takes the classes from the manifest where ``scene_labels`` is null, or
+    not given and none of those in the file occurs in the manifest."""
     with exit_naming(hparams_file), open(hparams_file, encoding="utf-8") as f:
-        overrides = read_overrides(overrides)
         settings = {**YAML().load(f), **overrides}
-    if settings.get("scene_labels", ()) is not None:
+    own = settings.get("scene_labels", ())
+    is_fixed = "scene_labels" in overrides or settings.get("data_folder")
+    if own is not None and (is_fixed or not isinstance(own, list)):
         return overrides
-    with exit_on(ManifestError):
+    try:
         table = read_manifest(settings["manifest"])
+    except (ManifestError, TypeError) as error:  # TypeError: none is given
+        if own is None:
+            sys.exit(f"{error}")
+        return overrides  # what reads all settings and clips will tell
     labels = table["scene_label"][table["split"].isin(TRAINING_SPLITS)]
-    return {**overrides, "scene_labels": sorted(set(labels) - {""})}
+    labels = sorted(set(labels) - {""})
+    if own is not None and (not labels or set(labels) & set(own)):
+        return overrides
+    return {**overrides, "scene_labels": labels}
 
 
 def check_settings(settings):

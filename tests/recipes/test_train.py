@@ -337,14 +337,18 @@ def test_second_run_in_an_output_folder_is_refused(
     assert not (tmp_path / "log.txt").exists()
 
 
-def test_classes_are_those_of_the_manifest_if_none_are_given(clips, tmp_path):
+@pytest.mark.parametrize("options", [{"scene_labels": "null"}, {}])
+def test_classes_are_those_of_the_manifest_if_none_are_given(
+    clips, tmp_path, options
+):
     manifest = changed(
         *(clips, tmp_path),
         scene_label=lambda column: "my " + column.str.lower(),
     )
     output = tmp_path / "output"
-    run_here(command(MAMBA, manifest, output, scene_labels="null"))
+    log = run_here(command(MAMBA, manifest, output, **options))
     expected = sorted(f"my {name.lower()}" for name in SCENES)
+    assert "Classes of the manifest, not of hparams/finetune.yaml: my " in log
     assert read_config(output / "model")["classes"] == expected
 
 

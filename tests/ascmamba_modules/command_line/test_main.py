@@ -8,7 +8,9 @@ import pytest
 from ascmamba_modules.command_line import main
 
 COMMAND = [sys.executable, "-m", "ascmamba_modules.command_line"]
-SUBCOMMANDS = ("classify", "timeline", "info", "export")
+SUBCOMMANDS = (
+    *("classify", "timeline", "manifest", "teach", "info", "export"),
+)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
@@ -42,7 +44,7 @@ def test_help_lists_commands_and_exit_codes(capsys):
         ["classify"],
         ["classify", "a.wav", "--model", "m", "--batch-size", "0"],
         ["classify", "a.wav", "--model", "m", "--precision", "fp8"],
-        ["timeline", "a.wav", "b.wav", "--model", "m"],
+        ["timeline", "a.wav", "--model", "m", "--format", "textgrid"],
         ["timeline", "a.wav", "--model", "m", "--hop", "-1"],
         ["timeline", "a.wav", "--model", "m", "--window", "soon"],
     ],

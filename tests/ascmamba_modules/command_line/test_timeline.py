@@ -1,6 +1,11 @@
 """ascmamba timeline."""
 
 import io
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -34,13 +39,15 @@ def test_segments_windows_and_plot(model_folder, recording, tmp_path, capsys):
     assert main(arguments) == 0
     classifier = SceneClassifier.from_hparams(model_folder)
     expected = classifier.classify_long(recording, 1.0, 0.5, "Berlin")
-    pd.testing.assert_frame_equal(
-        pd.read_csv(table), expected.table, atol=1e-4, check_dtype=False
-    )
-    segments = pd.read_csv(io.StringIO(capsys.readouterr().out))
-    pd.testing.assert_frame_equal(
-        segments, expected.segments(), atol=1e-3, check_dtype=False
-    )
+    segments = io.StringIO(capsys.readouterr().out)
+    for found, frame in (
+        (pd.read_csv(table), expected.table),
+        (pd.read_csv(segments), expected.segments()),
+    ):
+        assert set(found.pop("file")) == {str(recording)}
+        pd.testing.assert_frame_equal(
+            found, frame, atol=1e-3, check_dtype=False
+        )
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
@@ -64,3 +71,151 @@ def test_bad_options(model_folder, recording, capsys, options, message):
 def test_missing_file(model_folder, capsys):
     assert main(["timeline", "none.wav", "--model", str(model_folder)]) == 2
     assert "error: none.wav: file not found" in capsys.readouterr().err
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Recordings whose scene changes for the small model."""
+    for i, name in enumerate(("a b", "sub/c")):
+        path = tmp_path / "recordings" / f"{name}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(i)
+        samples = rng.uniform(-0.3, 0.3, (5 + i) * 8000 + 77)
+        samples[16000:] *= 0.01
+        soundfile.write(path, samples, 8000)
+    return tmp_path / "recordings"
+
+
+def read_rttm(path):
+    columns = ["type", "file", "channel", "start", "seconds", "a", "b"]
+    columns += ["scene_label", "probability", "c"]
+    table = pd.read_csv(path, sep=" ", names=columns, keep_default_na=False)
+    assert set(table["type"]) == {"SPEAKER"} and set(table["channel"]) == {1}
+    return table.assign(end=table["start"] + table["seconds"])
+
+
+READ = {
+    "csv": pd.read_csv,
+    "jsonl": lambda path: pd.read_json(path, lines=True),
+    "raven": lambda path: pd.read_csv(path, sep="\t"),
+    "rttm": read_rttm,
+    "audacity": lambda path: pd.read_csv(
+        path, sep="\t", names=["start", "end", "scene_label"]
+    ),
+}
+SUFFIXES = {"raven": "txt", "audacity": "txt"}
+
+
+@pytest.mark.parametrize("form", READ)
+def test_formats(model_folder, folder, tmp_path, form, capsys):
+    paths = sorted(folder.rglob("*.flac"))
+    inputs = [folder]
+    if form == "audacity":  # of one recording
+        inputs = paths = paths[:1]
+    output = tmp_path / f"out.{SUFFIXES.get(form, form)}"
+    arguments = ["timeline", *map(str, inputs), "--format", form, *OPTIONS]
+    arguments += ["--model", str(model_folder)]
+    assert main([*arguments, "--output", str(output)]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == output.read_text()
+    found = READ[form](output)
+    classifier = SceneClassifier.from_hparams(model_folder)
+    parts, before = [], 0.0
+    for path in paths:
+        timeline = classifier.classify_long(path, 1.0, 0.5, "Berlin")
+        part = timeline.segments().assign(file=str(path), before=before)
+        parts.append(part)
+        before += soundfile.info(path).duration
+    expected = pd.concat(parts, ignore_index=True)
+    assert len(set(expected["scene_label"])) > 1
+    if form == "raven":
+        names = expected["file"].str.rpartition("/")[2]
+        assert found["Begin File"].tolist() == names.tolist()
+        assert found["Begin Path"].tolist() == expected["file"].tolist()
+        assert found["Selection"].tolist() == list(range(1, len(found) + 1))
+        np.testing.assert_allclose(
+            found["Begin Time (s)"],
+            expected["start"] + expected["before"],
+            atol=1e-3,
+        )
+        found["start"] = found["File Offset (s)"]
+        found["end"] = found["End Time (s)"] - expected["before"]
+        found = found.rename(columns={"Annotation": "scene_label"})
+    elif form == "rttm":
+        stems = expected["file"].str.extract(r"([^/]+)\.flac")[0]
+        assert found["file"].tolist() == stems.str.replace(" ", "_").tolist()
+    elif form != "audacity":
+        assert found["file"].tolist() == expected["file"].tolist()
+        np.testing.assert_allclose(
+            found["probability"], expected["probability"], atol=1e-3
+        )
+    assert found["scene_label"].tolist() == expected["scene_label"].tolist()
+    for name in ("start", "end"):
+        np.testing.assert_allclose(
+            found[name], expected[name], rtol=0, atol=1.001e-3
+        )
+
+
+def test_killed_run_goes_on_to_the_same_output(model_folder, tmp_path):
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for i in range(30):
+        samples = np.random.default_rng(i).uniform(-0.3, 0.3, 5 * 8000)
+        soundfile.write(folder / f"{i:02d}.wav", samples, 8000)
+    arguments = ["timeline", str(folder), "--model", str(model_folder)]
+    arguments += ["--window", "0.5", "--format", "csv", "--output"]
+    whole, killed = tmp_path / "whole.csv", tmp_path / "killed.csv"
+    assert main([*arguments, str(whole)]) == 0
+    arguments.append(str(killed))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ascmamba_modules.command_line", *arguments],
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    journal = tmp_path / "killed.csv.part"
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not killed.exists()
+    for i in range(3):  # what was done is not done again
+        (folder / f"{i:02d}.wav").write_bytes(
+            (folder / f"{i + 10}.wav").read_bytes()
+        )
+    assert main(arguments) == 0
+    assert killed.read_bytes() == whole.read_bytes()
+    assert not journal.exists()
+
+
+def test_failed_files_are_skipped_and_counted(
+    model_folder, folder, tmp_path, capsys
+):
+    (folder / "b.wav").write_text("not sound")
+    output = tmp_path / "out.csv"
+    arguments = ["timeline", str(folder), "--model", str(model_folder)]
+    arguments += ["--window", "1", "--output", str(output), "--format", "csv"]
+    assert main(arguments) == 2
+    assert "b.wav: not an audio file" in capsys.readouterr().err
+    assert not output.exists()
+    assert main([*arguments, "--skip-errors"]) == 1
+    assert "1 of 3 files could not be used" in capsys.readouterr().err
+    assert len(set(pd.read_csv(output)["file"])) == 2
+
+
+@pytest.mark.parametrize(
+    "inputs, options, message",
+    [
+        (["a b.flac", ""], [], "a b.flac would both be"),
+        (["a b.flac", "a b.wav"], ["--format", "rttm"], "would both be a_b"),
+        ([""], ["--format", "audacity"], "is of one recording, not 2"),
+        ([""], ["--plot", "x.png"], "draws one recording, not 2"),
+    ],
+)
+def test_tables_that_would_mix_recordings(
+    folder, capsys, inputs, options, message
+):
+    inputs = [os.path.join(folder, name).rstrip("/") for name in inputs]
+    assert main(["timeline", *inputs, "--model", "none", *options]) == 2
+    assert message in capsys.readouterr().err

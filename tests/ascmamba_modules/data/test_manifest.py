@@ -96,12 +96,17 @@ def test_byte_order_mark_spaces_and_extra_columns_are_fine(folder):
     assert set(read_manifest(path)["scene_label"]) == {"Bus"}
 
 
-@pytest.mark.parametrize("column", COLUMNS)
-def test_missing_column_is_named(folder, column):
+def test_missing_columns_are_empty_unless_needed(folder):
     path = folder / "manifest.csv"
-    table().drop(columns=column).to_csv(path, index=False)
-    with pytest.raises(ManifestError, match=f"missing column '{column}'"):
-        read_manifest(path)
+    full = table(scene_label="Bus", split="train")
+    full[["ID", "wav"]].to_csv(path, index=False)
+    found = read_manifest(path)
+    assert list(found.columns) == [*COLUMNS, "line"]
+    assert set(found["location"]) == {""} and found["duration"].isna().all()
+    for column in ("ID", "wav", "scene_label", "split"):
+        full.drop(columns=column).to_csv(path, index=False)
+        with pytest.raises(ManifestError, match=f"missing column '{column}'"):
+            read_training_rows(path, ["Bus"])
 
 
 @pytest.mark.parametrize(
