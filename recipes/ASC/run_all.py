@@ -44,7 +44,6 @@ def list_stages(output, corpora, settings, run_options):
     """
     minutes = settings.get("minutes", {})
     pretraining, cas = output / "pretrain.csv", output / "cas.csv"
-    pseudo = output / "pseudo_label"
 
     def stage(name, title, script, result, *arguments):
         words = tuple(map(str, arguments))
@@ -66,10 +65,32 @@ def list_stages(output, corpora, settings, run_options):
         words = (f"hparams/{hparams}.yaml", *own, *run_options)
         return stage(name, title, "train.py", folder / SUMMARY, *words)
 
-    def ask(name, title, result, **files):
-        own = options(files | settings.get(name, {}))
-        words = (f"hparams/{name}.yaml", *own, *run_options)
-        return stage(name, title, f"{name}.py", result, *words)
+    def ask(name, title, script, result, **files):
+        own = options(
+            {"output_folder": output / name, **files} | settings.get(script, {})
+        )
+        words = (f"hparams/{script}.yaml", *own, *run_options)
+        return stage(name, title, f"{script}.py", result, *words)
+
+    def finetune_again(suffix, title, **more):
+        """Stages 3 and 4 of an ASCMamba."""
+        first, name = output / f"finetune{suffix}", f"pseudo_label{suffix}"
+        manifest = output / name / "manifest.csv"
+        return [
+            ask(
+                *(name, f"label the unlabelled clips{title}"),
+                *("pseudo_label", manifest),
+                manifest=cas,
+                first=first,
+                second=output / "finetune_se_trans",
+            ),
+            train(
+                *(f"finetune_pseudo{suffix}", f"train on the labels{title}"),
+                *("finetune_pseudo", manifest),
+                pretrained_folder=first,
+                **more,
+            ),
+        ]
 
     stages = []
     if corpora is None:
@@ -110,26 +131,19 @@ def list_stages(output, corpora, settings, run_options):
             pretrained_folder=output / "pretrain",
         ),
         train("finetune_se_trans", "train SE-Trans", "finetune_se_trans", cas),
-        ask(
-            *("pseudo_label", "label the unlabelled clips"),
-            pseudo / "manifest.csv",
-            manifest=cas,
-            output_folder=pseudo,
-            first=output / "finetune",
-            second=output / "finetune_se_trans",
+        # What won the challenge (Table 4), then the model of all of the paper.
+        *finetune_again(
+            "_without_context", ", on audio alone", use_context=False
         ),
-        train(
-            *("finetune_pseudo", "train ASCMamba with pseudo-labels"),
-            *("finetune_pseudo", pseudo / "manifest.csv"),
-            pretrained_folder=output / "finetune",
-        ),
+        *finetune_again("", ""),
     ]
     systems = {
         "challenge baseline": "baseline",
-        "ASCMamba without place and time": "finetune_without_context",
-        "ASCMamba": "finetune",
         "SE-Trans": "finetune_se_trans",
-        "ASCMamba with pseudo-labels": "finetune_pseudo",
+        "ASCMamba, audio alone": "finetune_without_context",
+        "ASCMamba": "finetune",
+        "audio alone, pseudo-labels": "finetune_pseudo_without_context",
+        "ASCMamba, pseudo-labels": "finetune_pseudo",
     }
     models = {name: str(output / stage) for name, stage in systems.items()}
     evaluation = {
@@ -137,12 +151,12 @@ def list_stages(output, corpora, settings, run_options):
         "models": json.dumps(models),  # YAML reads JSON
         "split": "valid",
         "evaluation_manifest": cas,
-        "output_folder": output / "evaluate",
         "feature_cache": settings["train"]["feature_cache"],
         "cache_dtype": "float16",  # as the trainings
     }
     report = output / "evaluate" / "report.html"
-    return [*stages, ask("evaluate", "compare them", report, **evaluation)]
+    name = "evaluate"
+    return [*stages, ask(name, "compare them", name, report, **evaluation)]
 
 
 def print_results(output):
