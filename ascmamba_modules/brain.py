@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from speechbrain import Brain, Stage
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ascmamba_modules.augment import blend
 from ascmamba_modules.evaluation import macro_accuracy, write_report
+from ascmamba_modules.evaluation.calibration import fit_temperature
 from ascmamba_modules.pipeline import (
     class_names,
     compute_features,
@@ -33,7 +35,9 @@ class SceneBrain(Brain):
     learning rate rises linearly during that many steps.
 
     The best checkpoint is the one with the highest macro accuracy on the
-    validation clips.  Without any, the last one is kept.
+    validation clips.  Without any, the last one is kept.  With it goes the
+    temperature that fits these clips best: once the training has ended, the
+    classifier's weights are divided by it, so that posteriors are calibrated.
 
     A batch whose loss or gradient is not finite is skipped and leaves no
     trace in weights or statistics.  More than --nonfinite_patience of them in
@@ -48,6 +52,7 @@ class SceneBrain(Brain):
         super().__init__(*args, **kwargs)
         self.nonfinite_count = 0
         self.scores = {}
+        self.temperature = None
 
     def compute_forward(self, batch, stage):
         """Runs from waveforms to the model's output."""
@@ -233,7 +238,7 @@ class SceneBrain(Brain):
             if not self._validates:
                 self._end_epoch(epoch)
         elif stage == Stage.VALID:
-            self._end_epoch(epoch, self._scores())
+            self._end_epoch(epoch, self._scores(), self._fit_temperature())
         else:
             self._report(self._scores())
 
@@ -252,7 +257,23 @@ class SceneBrain(Brain):
             self.SCORE: macro_accuracy(targets, log_posteriors.argmax(1)),
         }
 
-    def _end_epoch(self, epoch, valid_stats=None):
+    def _classifiers(self):
+        """The layers whose outputs a temperature divides; SETrans has two."""
+        names = "classifier", "coarse_classifier"
+        layers = [getattr(self.hparams.model, name, None) for name in names]
+        return [layer for layer in layers if isinstance(layer, nn.Linear)]
+
+    def _fit_temperature(self):
+        """The temperature of the posteriors, None if it cannot be told."""
+        targets = torch.cat(self.targets)
+        log_posteriors = torch.cat(self.log_posteriors)
+        right = (log_posteriors.argmax(1) == targets).sum()
+        # If all are right, or all wrong, the best one is 0 or infinite.
+        if not self._classifiers() or not 0 < right < len(targets):
+            return None
+        return fit_temperature(targets.numpy(), log_posteriors.numpy())
+
+    def _end_epoch(self, epoch, valid_stats=None, temperature=None):
         rate = self.optimizer.param_groups[0]["lr"]
         self._log(
             {"epoch": epoch, "lr": rate},
@@ -267,7 +288,8 @@ class SceneBrain(Brain):
             return
         self.hparams.epoch_counter.update_metric(valid_stats[self.SCORE])
         self.checkpointer.save_and_keep_only(
-            meta={"epoch": epoch, **valid_stats}, max_keys=[self.SCORE]
+            meta={"epoch": epoch, "temperature": temperature, **valid_stats},
+            max_keys=[self.SCORE],
         )
 
     def _report(self, test_stats):
@@ -295,7 +317,8 @@ class SceneBrain(Brain):
             train_logger.log_stats(meta, **stats)
 
     def load_best(self):
-        """Loads the best checkpoint, or the last one if none was scored.
+        """Loads the best checkpoint, or the last one if none was scored, and
+        divides the weights of its classifier by the temperature.
 
         Raises
         ------
@@ -316,6 +339,14 @@ class SceneBrain(Brain):
         self.scores["valid"] = checkpoint.meta.get(self.SCORE)
         epoch = checkpoint.meta.get("epoch", "(not finished)")
         logger.info("Loaded the checkpoint of epoch %s", epoch)
+        self.temperature = checkpoint.meta.get("temperature")
+        if self.temperature is None:
+            return
+        logger.info("Calibrated with a temperature of %.3f", self.temperature)
+        with torch.no_grad():
+            for layer in self._classifiers():
+                for parameter in layer.parameters():
+                    parameter /= self.temperature
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Loads the checkpoint to test, see :meth:`load_best`."""

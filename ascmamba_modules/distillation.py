@@ -440,3 +440,6 @@ class DistillBrain(SceneBrain):
         total = sum(count for _, count in self.distances)
         loss = sum(value * count for value, count in self.distances) / total
         return {"loss": loss, self.SCORE: 1.0 - loss}
+
+    def _fit_temperature(self):
+        return None  # its outputs are no posteriors of classes

@@ -113,6 +113,12 @@ def facts(config):
                 "sessions heard in training: "
                 f"{_percent(training['sessions_seen'][split])}"
             )
+    # Folders of earlier versions have none.
+    if temperature := training.get("temperature"):
+        lines["calibration"] = (
+            f"posteriors at a temperature of {temperature:.3f}, fitted on the "
+            "valid clips and contained in the weights"
+        )
     lines["labels"] = _text(training["label_sources"])
     licences = _through(training, "licences")
     for name, count in all_datasets(training).items():

@@ -6,7 +6,9 @@ from ascmamba_modules.data.sessions import find_sessions
 from ascmamba_modules.model_folder.card import UNKNOWN
 
 
-def describe_training(hparams, rows, scores, started_from=None, licences=None):
+def describe_training(
+    hparams, rows, scores, started_from=None, licences=None, temperature=None
+):
     """Sums up a training as plain data.
 
     Arguments
@@ -23,6 +25,8 @@ def describe_training(hparams, rows, scores, started_from=None, licences=None):
         {} if nothing is known of it, None if the weights were random.
     licences : dict, optional
         Licences of data sets, by their names in the manifest.
+    temperature : float, optional
+        Fitted on the valid clips; the classifier's weights were divided by it.
 
     Returns
     -------
@@ -31,8 +35,8 @@ def describe_training(hparams, rows, scores, started_from=None, licences=None):
         data set, and by label source in training, shortest and longest
         training clip, share of training clips with a place and with a time,
         share of the valid and test clips whose recording session is in
-        training (None where no session is known), scores, licences, settings
-        without paths, and ``started_from``.
+        training (None where no session is known), scores, temperature,
+        licences, settings without paths, and ``started_from``.
     """
     rows = {split: table for split, table in rows.items() if len(table)}
     train = rows["train"]
@@ -56,6 +60,7 @@ def describe_training(hparams, rows, scores, started_from=None, licences=None):
         },
         "sessions_seen": _sessions_seen(rows),
         "scores": {k: scores.get(k) for k in ("valid", "test", *scores)},
+        "temperature": temperature,
         "licences": {
             name: text
             for name, text in (licences or {}).items()

@@ -101,7 +101,8 @@ def train(hparams_file, run_opts, overrides):
         log_choices(brain, rows)
         fit_and_test(brain, datasets)
         training = describe_training(
-            hparams, rows, brain.scores, earlier, LICENCES
+            *(hparams, rows, brain.scores, earlier, LICENCES),
+            temperature=brain.temperature,
         )
         run_on_main(
             write_model_folder,

@@ -27,6 +27,8 @@ from recipe_commands import (
 )
 from safetensors.torch import load_file
 
+from ascmamba_modules.data.manifest import read_training_rows
+from ascmamba_modules.evaluation.calibration import fit_temperature
 from ascmamba_modules.inference import SceneClassifier
 from ascmamba_modules.model_folder.config import read_config
 
@@ -71,6 +73,40 @@ def test_model_folder_says_what_it_was_trained_on(finished, clips):
     for split in ("valid", "test"):
         score = f"{100 * summary['scores'][split]:.1f} %"
         assert f"| {split} | 10 clips, macro accuracy {score}, " in card
+
+
+def swapped(labels):
+    """Labels of which two of the validation clips are wrong."""
+    labels = labels.copy()
+    labels[2], labels[8] = labels[8], labels[2]
+    return labels
+
+
+@pytest.mark.parametrize("stage", [MAMBA, SE_TRANS], ids=["mamba", "se_trans"])
+def test_posteriors_are_calibrated_on_validation_clips(clips, tmp_path, stage):
+    clips, output = changed(clips, tmp_path, scene_label=swapped), tmp_path
+    run_here(command(stage, clips, output))
+    temperature = read_config(output / "model")["training"]["temperature"]
+    assert temperature is not None and abs(temperature - 1) > 0.01
+    card = (output / "model" / "README.md").read_text("utf-8")
+    assert f"at a temperature of {temperature:.3f}, fitted on" in card
+    table = read_training_rows(clips, list(SCENES))["valid"]
+    classifier = SceneClassifier.from_hparams(output / "model")
+    columns = table["wav"], table["location"], table["record_time"]
+    files = classifier.classify_files(*map(list, columns))
+    log_posteriors = torch.stack([file.out_prob for file in files]).numpy()
+    targets = [classifier.classes.index(x) for x in table["scene_label"]]
+    # No other temperature would fit them better.
+    assert fit_temperature(targets, log_posteriors) == pytest.approx(
+        1, rel=0.01
+    )
+    # A training that resumes goes on from the weights as they were trained.
+    (path,) = output.glob("save/*/model.ckpt")
+    trained = torch.load(path)["classifier.weight"]
+    calibrated = load_file(output / "model" / "model.safetensors")
+    torch.testing.assert_close(
+        calibrated["classifier.weight"] * temperature, trained
+    )
 
 
 def test_stage_leaves_log_report_and_plots(finished):
@@ -231,7 +267,12 @@ def test_starts_from_an_earlier_stage(finished, clips, tmp_path, same_classes):
         if "running_" not in name and not torch.equal(before[name], after[name])
     }
     head = {"classifier.weight", "classifier.bias"}
-    assert changes == (set() if same_classes else head)
+    assert changes <= head and (same_classes or changes == head)
+    if same_classes:
+        training = read_config(output / "model")["training"]
+        for name in head:
+            calibrated = before[name] / (training["temperature"] or 1)
+            torch.testing.assert_close(after[name], calibrated)
     before = load_file(finished / "model" / "normalize.safetensors")
     after = load_file(output / "model" / "normalize.safetensors")
     for name in ("count", "glob_mean", "glob_std"):
