@@ -15,6 +15,7 @@ from common import (
     load_hparams,
     locked,
     read_overrides,
+    save_settings,
 )
 from corpus import LICENCES
 from hyperpyyaml import resolve_references
@@ -81,11 +82,8 @@ def train(hparams_file, run_opts, overrides):
     output = Path(hparams["output_folder"])
     with locked(output):
         check_resuming(hparams, hparams_file, overrides)
-        sb.create_experiment_directory(
-            experiment_directory=hparams["output_folder"],
-            hyperparams_to_save=hparams_file,
-            overrides=overrides,
-        )
+        save_settings(hparams_file, overrides, hparams["output_folder"])
+        sb.create_experiment_directory(hparams["output_folder"])
         datasets = make_datasets(hparams, rows)
         start(hparams)
         earlier = earlier_training(hparams)
@@ -218,7 +216,15 @@ def check_resuming(hparams, hparams_file, overrides):
     resolved = Path(hparams["output_folder"], "hyperparams.yaml")
     with open(hparams_file, encoding="utf-8") as file:
         new = resolve_references(file, overrides).read()
-    changed = changed_settings(resolved.read_text("utf-8"), new)
+    try:
+        changed = changed_settings(resolved.read_text("utf-8"), new)
+    except (OSError, ValueError) as error:
+        changed = []
+        logger.warning(
+            "%s cannot be read (%s) and is written anew: that the settings are "
+            "those which the training was begun with is not checked",
+            *(resolved, error),
+        )
     if changed:
         sys.exit(
             f"{hparams['output_folder']} holds a training with another "
