@@ -31,6 +31,7 @@ from ascmamba_modules.data.feature_cache import FeatureCache
 from ascmamba_modules.data.manifest import (
     TRAINING_SPLITS,
     ManifestError,
+    clean_label,
     make_dataset,
     read_manifest,
     read_training_rows,
@@ -140,6 +141,13 @@ def check_scene_labels(labels):
             "quote names that are numbers or words of YAML: "
             "--scene_labels \"['1', 'yes']\""
         )
+    for label in labels:
+        # The label encoder's file has " => " behind each name.
+        if label != clean_label(label) or " => " in label:
+            raise ValueError(
+                f"scene_labels: write {label!r} without ' => ', blanks at its "
+                "ends and decomposed accents, as the manifest's is read"
+            )
 
 
 def make_cache(hparams):
