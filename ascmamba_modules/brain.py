@@ -19,6 +19,7 @@ from ascmamba_modules.pipeline import (
     model_inputs,
 )
 from ascmamba_modules.pseudo_labels.labeler import PseudoLabelBrain
+from ascmamba_modules.utils.checkpoints import RandomState
 
 __all__ = ["PseudoLabelBrain", "SceneBrain", "TwoLevelSceneBrain"]
 
@@ -125,6 +126,28 @@ class SceneBrain(Brain):
         """Trains; see ``speechbrain.Brain.fit``."""
         self._validates = valid_set is not None
         super().fit(epoch_counter, train_set, valid_set, *args, **kwargs)
+
+    def make_dataloader(self, dataset, stage, *args, **loader_kwargs):
+        """Makes a loader; see ``speechbrain.Brain.make_dataloader``.
+
+        Starting to read must not advance the global random numbers: a
+        training that resumes starts once more than one that went through.
+        """
+        loader_kwargs.setdefault("generator", torch.Generator())
+        return super().make_dataloader(dataset, stage, *args, **loader_kwargs)
+
+    def on_fit_start(self):
+        """Goes on from the latest checkpoint, random numbers included."""
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable(
+                "random_state", RandomState(), optional_load=True
+            )
+        super().on_fit_start()
+
+    def _should_save_intra_epoch_ckpt(self, *args):
+        # Checkpoints do not hold gradients that are being accumulated.
+        is_due = super()._should_save_intra_epoch_ckpt(*args)
+        return is_due and self.step % self.grad_accumulation_factor == 0
 
     def fit_batch(self, batch):
         """Trains on a batch; see ``speechbrain.Brain.fit_batch``."""
@@ -236,6 +259,9 @@ class SceneBrain(Brain):
             if self.nonfinite_count:
                 self.train_stats["skipped batches"] = self.nonfinite_count
             if not self._validates:
+                # As after validation; else the next epoch would, on resuming,
+                # start at this step.
+                self.step, self.avg_train_loss = 0, 0.0
                 self._end_epoch(epoch)
         elif stage == Stage.VALID:
             self._end_epoch(epoch, self._scores(), self._fit_temperature())
@@ -325,17 +351,14 @@ class SceneBrain(Brain):
         FileNotFoundError
             If there is no checkpoint.
         """
-        # With a key, checkpoints without a score would be passed over.
-        checkpoint = (
-            self.checkpointer.find_checkpoint(max_key=self.SCORE)
-            or self.checkpointer.find_checkpoint()
+        checkpoint = self.checkpointer.recover_if_possible(
+            importance_key=lambda x: x.meta.get(self.SCORE, -float("inf"))
         )
         if checkpoint is None:
             raise FileNotFoundError(
                 f"No checkpoint in {self.checkpointer.checkpoints_dir}: train "
                 "first, or check --output_folder."
             )
-        self.checkpointer.load_checkpoint(checkpoint)
         self.scores["valid"] = checkpoint.meta.get(self.SCORE)
         epoch = checkpoint.meta.get("epoch", "(not finished)")
         logger.info("Loaded the checkpoint of epoch %s", epoch)

@@ -118,7 +118,7 @@ def inspect_audio(path):
     'file not found'
     """
     if not os.path.exists(path):
-        return AudioFile(problem="file not found")
+        return AudioFile(problem=f"file not found{_path_remedy(path)}")
     if not os.path.isfile(path):
         return AudioFile(problem="not a file")
     if os.path.getsize(path) == 0:
@@ -142,6 +142,16 @@ def inspect_audio(path):
     if "truncated" not in problem and _is_cut_short(path):
         problem = _TRUNCATED
     return header._replace(problem=problem)
+
+
+def _path_remedy(path):
+    """What to write instead of a path of another system or of a shell."""
+    name = os.fspath(path)
+    if os.sep != "\\" and "\\" in name:
+        return "; write / instead of \\, and no drive"
+    if "~" in Path(name).parts:
+        return "; write the whole path instead of ~"
+    return ""
 
 
 _TRUNCATED = "truncated: shorter than its header says; fetch it again"

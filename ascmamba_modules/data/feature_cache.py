@@ -2,16 +2,18 @@
 
 A cache is a folder with one sub-folder for each setting of the features, which
 has two files.  ``features.bin`` has the frames of all clips one after another,
-and is memory-mapped; ``index.csv`` has the position of each clip's frames, and
-the size and modification time of its audio file.  Frames are only appended,
-and the index is replaced atomically once they are on disk: readers always see
-a valid index, and a killed build resumes where it stopped.
+and is memory-mapped; ``index.csv`` has the position and the checksum of each
+clip's frames, and the size and modification time of its audio file.  Frames are
+only appended, and the index is replaced atomically once they are on disk:
+readers always see a valid index, and a killed build resumes where it stopped.
+A build compares the checksums, and computes anew what a disk has lost.
 """
 
 import hashlib
 import json
 import os
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ from ascmamba_modules.utils.files import file_stamp, replacing, write_csv
 
 logger = get_logger(__name__)
 
-_COLUMNS = ["path", "size", "modified", "start", "frames"]
+_COLUMNS = ["path", "size", "modified", "start", "frames", "checksum"]
 _CLIPS_PER_COMMIT = 1000
 
 
@@ -110,6 +112,7 @@ class FeatureCache:
             with replacing(self.folder / "settings.json") as temporary:
                 temporary.write_text(json.dumps(self.settings, indent=2))
             entries = self._read_index()
+            self._drop_damaged(entries, paths)
             stamps = {str(path): file_stamp(path) for path in paths}
             new = [
                 path
@@ -141,13 +144,23 @@ class FeatureCache:
         -------
         torch.Tensor
             dB values (frames, n_mels), float32.
+
+        Raises
+        ------
+        ValueError
+            If the cache has lost them since it was built.
         """
         if self._frames is None:
             self._entries = self._read_index()
             self._frames = self._map()
-        _, _, start, frames = self._entries[str(path)]
-        values = self._frames[start : start + frames].astype(np.float32)
-        return torch.from_numpy(values)
+        _, _, start, frames, _ = self._entries[str(path)]
+        values = self._frames[start : start + frames]
+        if len(values) < frames:
+            raise ValueError(
+                f"{self.folder / 'features.bin'} is cut short: it lacks the "
+                f"features of {path}; the same command again computes them."
+            )
+        return torch.from_numpy(values.astype(np.float32))
 
     def __getstate__(self):
         """Leaves out the memory map: a spawned worker opens its own."""
@@ -157,15 +170,50 @@ class FeatureCache:
         path, n_mels = self.folder / "features.bin", self.features.n_mels
         # Whole frames only: another process may be writing at the end.
         frames = path.stat().st_size // (n_mels * self.dtype.itemsize)
+        if frames == 0:  # nothing can be mapped
+            return np.empty((0, n_mels), self.dtype)
         return np.memmap(path, self.dtype, "r", shape=(frames, n_mels))
 
     def _read_index(self):
-        """Path to (size, modified, start, frames)."""
+        """Path to (size, modified, start, frames, checksum)."""
         path = self.folder / "index.csv"
         if not path.exists():
             return {}
-        rows = pd.read_csv(path, dtype={"path": str}, keep_default_na=False)
+        try:
+            types = {"path": str, **dict.fromkeys(_COLUMNS[1:], int)}
+            rows = pd.read_csv(path, dtype=types, keep_default_na=False)
+            rows = rows[_COLUMNS]
+        except (ValueError, KeyError) as error:
+            logger.warning(
+                "%s is damaged, or of an earlier version (%s): all features "
+                "are computed anew",
+                *(path, f"{error}".strip()),
+            )
+            return {}
         return {row[0]: row[1:] for row in rows.itertuples(False, None)}
+
+    def _drop_damaged(self, entries, paths):
+        """Removes clips whose frames are not as they were written; those that
+        are not asked for, only if the file ends before them."""
+        if not entries:
+            return
+        (self.folder / "features.bin").touch()
+        data = self._map()
+        asked = {str(path) for path in paths}
+        damaged = []
+        for path, (_, _, start, frames, checksum) in entries.items():
+            whole = 0 <= start < start + frames <= len(data)
+            if whole and path in asked:
+                whole = zlib.crc32(data[start : start + frames]) == checksum
+            if not whole:
+                damaged.append(path)
+        for path in damaged:
+            del entries[path]
+        if damaged:
+            logger.warning(
+                "%s has lost the features of %d clips, which are computed anew",
+                *(self.folder, len(damaged)),
+            )
 
     def _write_index(self, entries):
         rows = [(path, *entry) for path, entry in entries.items()]
@@ -173,7 +221,7 @@ class FeatureCache:
         write_csv(table, self.folder / "index.csv")
 
     def _append(self, paths, stamps, entries, num_workers):
-        end = max((start + n for _, _, start, n in entries.values()), default=0)
+        end = max((e[2] + e[3] for e in entries.values()), default=0)
         clips = DataLoader(
             _Clips(paths, self),
             batch_size=None,
@@ -187,8 +235,10 @@ class FeatureCache:
             # Frames of a killed build that are not in the index.
             file.truncate(end * self.features.n_mels * self.dtype.itemsize)
             for number, (path, values) in enumerate(zip(paths, clips), 1):
-                file.write(values.numpy().tobytes())
-                entries[path] = (*stamps[path], end, len(values))
+                data = values.numpy().tobytes()
+                file.write(data)
+                position = end, len(values), zlib.crc32(data)
+                entries[path] = (*stamps[path], *position)
                 end += len(values)
                 if number % _CLIPS_PER_COMMIT == 0 or number == len(paths):
                     file.flush()

@@ -5,19 +5,21 @@ reported in one message.
 """
 
 import csv
-import logging
+import os
 import shlex
+import unicodedata
 from pathlib import Path
 
 import pandas as pd
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_pipeline import provides, takes
+from speechbrain.utils.logger import get_logger
 
 from ascmamba_modules.data.audio_files import audio_problems, load_audio
 from ascmamba_modules.data.place_and_time import parse_time
 from ascmamba_modules.utils.files import write_csv
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 COLUMNS = (
     "ID",
@@ -34,7 +36,12 @@ COLUMNS = (
 NEEDED = ("ID", "wav")
 NEEDED_TO_TRAIN = (*NEEDED, "scene_label", "split")
 TRAINING_SPLITS = ("train", "valid", "test")
+# Splits that no training reads, but evaluate.py and the challenge do.
+_OTHER_SPLITS = ("evaluation", "")
 _SHOWN_PROBLEMS = 20
+_REMEDY = "save it as CSV with commas, in UTF-8"
+# What str.strip() leaves: no width, so nobody sees it.
+_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 
 
 class ManifestError(ValueError):
@@ -89,8 +96,9 @@ def read_manifest(path):
     Arguments
     ---------
     path : str or Path
-        CSV file in UTF-8 with columns of ``COLUMNS``, at least ID and wav;
-        the others are taken for empty, and more are ignored.
+        CSV file in UTF-8 with columns of ``COLUMNS``, in upper or lower case,
+        at least ID and wav; the others are taken for empty, and more are
+        ignored.
 
     Returns
     -------
@@ -98,7 +106,7 @@ def read_manifest(path):
         Stripped texts, empty where unknown.  ``duration`` is a number of
         seconds or NaN; ``wav`` is an absolute path (in the file it may be
         relative to the manifest's folder); ``line`` is the line of the CSV
-        file.
+        file.  Accents in ``scene_label`` are composed.
 
     Raises
     ------
@@ -133,13 +141,16 @@ def read_training_rows(path, scene_labels):
     ------
     ManifestError
         With all problems at once: those of :func:`read_manifest`, unknown
-        classes, no labelled training clips, and audio files that are
-        missing, empty, truncated or unreadable.
+        classes, no labelled training clips, files that are in training and
+        in another split, and audio files that are missing, empty, truncated
+        or unreadable.
     """
     table, problems = _parse(path, NEEDED_TO_TRAIN)
     labelled = table[table["scene_label"] != ""]
+    _warn_of_unused(path, labelled)
     labelled = labelled[labelled["split"].isin(TRAINING_SPLITS)]
     problems += _class_problems(table, labelled, scene_labels)
+    problems += _repeated_files(path, labelled[labelled["wav"] != ""])
     problems += unusable_files(labelled[labelled["wav"] != ""])
     if problems:
         raise ManifestError(path, problems)
@@ -157,11 +168,19 @@ def _parse(path, needed):
             lines = [(reader.line_num, row) for row in reader if any(row)]
     except FileNotFoundError:
         raise ManifestError(path, ["file not found; check --manifest"])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise ManifestError(path, [_encoding_problem(path, error)])
+    except (OSError, csv.Error) as error:
         raise ManifestError(path, [f"not a CSV file: {error}"])
     if not lines:
         raise ManifestError(path, ["the file is empty"])
+    canonical = {name.lower(): name for name in COLUMNS}
     header = [name.strip() for name in lines[0][1]]
+    header = [canonical.get(name.lower(), name) for name in header]
+    for sign, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and sign in header[0]:
+            problem = f"its fields are separated by {name}: {_REMEDY}"
+            raise ManifestError(path, [problem])
     problems = [
         f"missing column '{name}'; needed are {', '.join(needed)}"
         for name in needed
@@ -185,12 +204,46 @@ def _parse(path, needed):
     if absent:
         logger.info("%s has no %s: not known", path, ", ".join(absent))
     table = table.reindex(columns=list(COLUMNS), fill_value="").map(str.strip)
+    table["scene_label"] = table["scene_label"].map(clean_label)
     table["line"] = [n for n, _ in fitting]
     problems += _form_problems(table)
     table["duration"] = pd.to_numeric(table["duration"], errors="coerce")
     folder = path.absolute().parent
     table["wav"] = [str(folder / wav) if wav else "" for wav in table["wav"]]
     return table, problems
+
+
+def _encoding_problem(path, error):
+    start = path.read_bytes()[:2]
+    if start in (b"\xff\xfe", b"\xfe\xff"):
+        return f"not a CSV file in UTF-8 but in UTF-16: {_REMEDY}"
+    line = error.object[: error.start].count(b"\n") + 1
+    return (
+        f"not a CSV file in UTF-8: byte {error.object[error.start]:#x} on line "
+        f"{line}; {_REMEDY}"
+    )
+
+
+def clean_label(label):
+    """Writes a class in the one way that it is compared in.
+
+    Arguments
+    ---------
+    label : str
+        As somebody wrote it.
+
+    Returns
+    -------
+    str
+        Without blanks and invisible characters at its ends, accents composed.
+
+    Example
+    -------
+    >>> clean_label("Cafe\\u0301 \\u200b") == "Café"
+    True
+    """
+    label = unicodedata.normalize("NFC", label)
+    return label.strip().strip(_INVISIBLE).strip()
 
 
 def _row(row):
@@ -244,6 +297,41 @@ def _class_problems(table, labelled, scene_labels):
         f"{_row(row)}: unknown class '{row.scene_label}'"
         for row in unknown.itertuples()
     ]
+
+
+def _warn_of_unused(path, labelled):
+    """Warns of labelled rows in splits that nothing reads, such as "Train"."""
+    known = (*TRAINING_SPLITS, *_OTHER_SPLITS)
+    unused = labelled["split"][~labelled["split"].isin(known)]
+    if len(unused):
+        counts = unused.value_counts().items()
+        logger.warning(
+            "%s: rows of these splits are not used: %s. The splits are %s.",
+            path,
+            ", ".join(f"'{name}' ({count})" for name, count in counts),
+            ", ".join(TRAINING_SPLITS),
+        )
+
+
+def _repeated_files(path, labelled):
+    """Finds files that are trained and scored on; warns of those that have
+    two classes."""
+    problems, ambiguous, first = [], [], {}
+    for row in labelled.itertuples():
+        file = os.path.normpath(row.wav)
+        same = first.setdefault(file, row)
+        if (same.split == "train") != (row.split == "train"):
+            problems.append(
+                f"{_row(row)}: split '{row.split}', but the same file is in "
+                f"split '{same.split}' on line {same.line}; remove one of "
+                "them, else scores mean nothing"
+            )
+        elif same.scene_label != row.scene_label:
+            ambiguous.append(f"line {same.line} and {row.line}: {row.wav}")
+    if ambiguous:
+        text = f"{path}: the same file has two classes"
+        logger.warning(list_problems(text, ambiguous))
+    return problems
 
 
 def unusable_files(table):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.logger import get_logger
 
@@ -206,6 +207,11 @@ def changed_settings(old_yaml, new_yaml):
     list
         Names of the settings that differ; dropout and the scan's engine may.
 
+    Raises
+    ------
+    ValueError
+        If the old settings are not whole, and the rest does not differ.
+
     Example
     -------
     >>> changed_settings("n_mels: 64\\nlr: 1", "n_mels: 32\\nlr: 2")
@@ -218,12 +224,24 @@ def changed_settings(old_yaml, new_yaml):
     >>> changed_settings(tags, tags)
     []
     """
-    old, new = (YAML().load(text) for text in (old_yaml, new_yaml))
+    try:
+        old, new = (YAML().load(text) for text in (old_yaml, new_yaml))
+    except YAMLError as error:
+        raise ValueError(f"{error}".splitlines()[0]) from None
+    if not isinstance(old, dict):
+        raise ValueError("it is empty")
     names = ("scene_labels", "superset", "use_context", "features", "model")
+    is_cut = bool(new.keys() - old.keys())
+    if is_cut:  # its last setting may be cut, too
+        names = [n for n in names if n in [*old][:-1]]
     for settings in (old, new):
         for free in ("dropout", "engine"):
-            settings.get("model", {}).pop(free, None)
-    return [n for n in names if _plain(old.get(n)) != _plain(new.get(n))]
+            if isinstance(model := settings.get("model"), dict):
+                model.pop(free, None)
+    changed = [n for n in names if _plain(old.get(n)) != _plain(new.get(n))]
+    if is_cut and not changed:
+        raise ValueError("it is cut short, or of an earlier version")
+    return changed
 
 
 def _plain(node):
@@ -257,8 +275,11 @@ def stage_of(output_folder):
     path = Path(output_folder, _YAML)
     if not path.exists():
         return None
-    settings = YAML().load(path.read_text("utf-8"))
-    return (settings or {}).get("stage")  # empty after a kill while writing
+    try:
+        settings = YAML().load(path.read_text("utf-8"))
+    except (ValueError, YAMLError):
+        return None  # damaged
+    return settings.get("stage") if isinstance(settings, dict) else None
 
 
 def model_files(folder):

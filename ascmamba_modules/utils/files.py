@@ -34,6 +34,9 @@ def replacing(path):
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary
+        # Else a power loss may leave zeros under the name.
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

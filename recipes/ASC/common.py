@@ -8,6 +8,7 @@ import gc
 import sys
 from collections import Counter
 from contextlib import contextmanager
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -27,6 +28,7 @@ from speechbrain.utils.distributed import if_main_process, infer_device
 from speechbrain.utils.run_opts import RunOptions
 
 from ascmamba_modules.model_folder.folder import stage_of
+from ascmamba_modules.utils.files import replacing
 
 # The loading processes of a run that was killed end some seconds after it,
 # and hold its lock until then.
@@ -263,6 +265,28 @@ def check_output_folder(settings):
             f"--output_folder {folder}: {place} cannot be written to "
             f"({error.strerror})"
         )
+
+
+def save_settings(hparams_file, overrides, folder):
+    """Writes ``hyperparams.yaml`` as ``create_experiment_directory`` does,
+    but whole or not at all: resuming compares with it.
+
+    Arguments
+    ---------
+    hparams_file : str or Path
+        The YAML file.
+    overrides : str or dict
+        Settings that replace those of the file.
+    folder : str or Path
+        The output folder.
+    """
+    with open(hparams_file, encoding="utf-8") as file:
+        settings = resolve_references(file, overrides).read()
+    if if_main_process():
+        with replacing(Path(folder, "hyperparams.yaml")) as temporary:
+            head = f"# Generated {date.today()} from:\n"
+            head += f"# {Path(hparams_file).absolute()}\n# yamllint disable\n"
+            temporary.write_text(head + settings, "utf-8")
 
 
 @contextmanager

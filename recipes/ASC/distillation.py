@@ -12,6 +12,7 @@ from common import (
     load_hparams,
     locked,
     read_overrides,
+    save_settings,
 )
 from ruamel.yaml import YAML
 from speechbrain.dataio.dataloader import make_dataloader
@@ -74,11 +75,8 @@ def distill(hparams_file, run_opts, overrides):
     output = Path(hparams["output_folder"])
     with locked(output):
         check_resuming(hparams, hparams_file, overrides)
-        sb.create_experiment_directory(
-            experiment_directory=hparams["output_folder"],
-            hyperparams_to_save=hparams_file,
-            overrides=overrides,
-        )
+        save_settings(hparams_file, overrides, hparams["output_folder"])
+        sb.create_experiment_directory(hparams["output_folder"])
         hparams["label_encoder"].update_from_iterable(hparams["scene_labels"])
         brain = make_brain(hparams, run_opts)
         datasets = {}
@@ -88,6 +86,8 @@ def distill(hparams_file, run_opts, overrides):
                 mix(hparams, table, labels, folder, brain.device)
                 datasets[split] = mixture_dataset(folder)
         hparams["student"].measure(output / "mixtures" / "train")
+        # The same random numbers whether the mixtures were there or not.
+        sb.utils.seed.seed_everything(hparams["seed"])
         fit_and_test(brain, datasets)
         training = describe(hparams, rows, labels, brain.scores)
         run_on_main(
@@ -147,6 +147,7 @@ def check_settings(settings):
 
 def mix(hparams, table, labels, folder, device):
     """Makes the mixtures of a split, unless they are there."""
+    sb.utils.seed.seed_everything(hparams["seed"])
     description = {
         "clips": table["ID"].tolist(),
         "labels": table["scene_label"].tolist(),

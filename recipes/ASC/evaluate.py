@@ -23,7 +23,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import speechbrain as sb
-from common import check_range, exit_on, load_hparams, locked, parse_arguments
+from common import (
+    check_range,
+    exit_on,
+    load_hparams,
+    locked,
+    parse_arguments,
+    save_settings,
+)
 from speechbrain.utils.logger import get_logger
 
 from ascmamba_modules.data.feature_cache import FeatureCache
@@ -461,11 +468,8 @@ def evaluate(hparams_file, run_opts, overrides):
     data = EvaluationData(clips, training, evaluation, places)
     with ExitStack() as stack:
         stack.enter_context(locked(hparams["output_folder"]))
-        sb.create_experiment_directory(
-            experiment_directory=hparams["output_folder"],
-            hyperparams_to_save=hparams_file,
-            overrides=overrides,
-        )
+        save_settings(hparams_file, overrides, hparams["output_folder"])
+        sb.create_experiment_directory(hparams["output_folder"])
         note_clips(rows, hparams["split"], clips, notes)
         folder = hparams["feature_cache"] or stack.enter_context(
             tempfile.TemporaryDirectory()

@@ -23,6 +23,7 @@ from common import (
     locked,
     parse_arguments,
     run_in_group,
+    save_settings,
 )
 from prepare_cas import read_truth
 from ruamel.yaml import YAML
@@ -180,11 +181,8 @@ def label(hparams_file, run_opts, overrides):
     truth = load_truth(hparams["truth"], brain.classes)
     folder = hparams["output_folder"]
     with locked(folder):
-        sb.create_experiment_directory(
-            experiment_directory=folder,
-            hyperparams_to_save=hparams_file,
-            overrides=overrides,
-        )
+        save_settings(hparams_file, overrides, folder)
+        sb.create_experiment_directory(folder)
         logger.info("Clips: %d to label", in_pool(table).sum())
         logger.info("Device: %s, precision: %s", brain.device, brain.precision)
         manifest = run_rounds(hparams, run_opts, brain, table, truth)

@@ -15,6 +15,7 @@ from common import (
     load_hparams,
     locked,
     read_overrides,
+    save_settings,
 )
 from corpus import LICENCES
 from hyperpyyaml import resolve_references
@@ -30,6 +31,7 @@ from ascmamba_modules.data.feature_cache import FeatureCache
 from ascmamba_modules.data.manifest import (
     TRAINING_SPLITS,
     ManifestError,
+    clean_label,
     make_dataset,
     read_manifest,
     read_training_rows,
@@ -83,11 +85,8 @@ def train(hparams_file, run_opts, overrides):
     output = Path(hparams["output_folder"])
     with locked(output):
         check_resuming(hparams, hparams_file, overrides)
-        sb.create_experiment_directory(
-            experiment_directory=hparams["output_folder"],
-            hyperparams_to_save=hparams_file,
-            overrides=overrides,
-        )
+        save_settings(hparams_file, overrides, hparams["output_folder"])
+        sb.create_experiment_directory(hparams["output_folder"])
         datasets = make_datasets(hparams, rows)
         start(hparams)
         earlier = earlier_training(hparams)
@@ -159,6 +158,13 @@ def check_scene_labels(labels):
             "quote names that are numbers or words of YAML: "
             "--scene_labels \"['1', 'yes']\""
         )
+    for label in labels:
+        # The label encoder's file has " => " behind each name.
+        if label != clean_label(label) or " => " in label:
+            raise ValueError(
+                f"scene_labels: write {label!r} without ' => ', blanks at its "
+                "ends and decomposed accents, as the manifest's is read"
+            )
 
 
 def make_cache(hparams):
@@ -235,7 +241,15 @@ def check_resuming(hparams, hparams_file, overrides):
     resolved = Path(hparams["output_folder"], "hyperparams.yaml")
     with open(hparams_file, encoding="utf-8") as file:
         new = resolve_references(file, overrides).read()
-    changed = changed_settings(resolved.read_text("utf-8"), new)
+    try:
+        changed = changed_settings(resolved.read_text("utf-8"), new)
+    except (OSError, ValueError) as error:
+        changed = []
+        logger.warning(
+            "%s cannot be read (%s) and is written anew: that the settings are "
+            "those which the training was begun with is not checked",
+            *(resolved, error),
+        )
     if changed:
         sys.exit(
             f"{hparams['output_folder']} holds a training with another "

@@ -126,6 +126,52 @@ def test_killed_build_goes_on(clips, tmp_path, caplog, left):
         torch.testing.assert_close(cache.load(path), compute(path))
 
 
+def cut(path, share):
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+
+
+def overwrite(path, content):
+    data = bytearray(path.read_bytes())
+    data[: len(content)] = content
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "data deleted": lambda data, index: data.unlink(),
+    "data halved": lambda data, index: cut(data, 0.5),
+    "data emptied": lambda data, index: cut(data, 0),
+    "zeros in data": lambda data, index: overwrite(data, bytes(64)),
+    "index emptied": lambda data, index: cut(index, 0),
+    "index halved": lambda data, index: cut(index, 0.5),
+    "last digit": lambda data, index: cut(index, 1 - 2.5 / 500),
+    "zeros in index": lambda data, index: overwrite(index, bytes(200)),
+    "random index": lambda data, index: overwrite(index, os.urandom(200)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("built", [2, 4])
+def test_what_a_disk_has_lost_is_computed_anew(
+    clips, tmp_path, caplog, damage, built
+):
+    cache = make_cache(tmp_path)
+    cache.build(clips[:built])
+    damage(cache.folder / "features.bin", cache.folder / "index.csv")
+    make_cache(tmp_path).build(clips)
+    assert f"{cache.folder}" in caplog.text  # a warning names it
+    for path in clips:
+        torch.testing.assert_close(cache.load(path), compute(path))
+
+
+def test_data_cut_after_the_build_is_never_a_shorter_clip(clips, tmp_path):
+    cache = make_cache(tmp_path)
+    cache.build(clips)
+    cut(cache.folder / "features.bin", 0.5)
+    with pytest.raises(ValueError, match="features.bin is cut short"):
+        cache.load(clips[-1])
+
+
 def build_slowly(cache, paths):
     plain = cache.features.forward
 

@@ -139,6 +139,74 @@ def test_unknown_classes_come_with_the_option_to_paste(folder):
     assert shlex.split(option)[1] == """['Bus', 'rain', "sea's"]"""
 
 
+@pytest.mark.parametrize(
+    "change, encoding, message",
+    [
+        (lambda text: text.replace(",", ";"), "utf-8", "by semicolons: save"),
+        (lambda text: "sep=;\n" + text.replace(",", ";"), "utf-8", "by semi"),
+        (lambda text: text.replace(",", "\t"), "utf-8-sig", "by tabs: save it"),
+        (lambda text: text.replace("Xi'an", "Köln"), "latin-1", "0xf6 on lin"),
+        (lambda text: text.replace(",", "\t"), "utf-16", "but in UTF-16: save"),
+    ],
+)
+def test_tables_of_other_forms_are_named_in_one_line(
+    folder, change, encoding, message
+):
+    path = folder / "manifest.csv"
+    path.write_bytes(change(table().to_csv(index=False)).encode(encoding))
+    with pytest.raises(ManifestError, match=message) as error:
+        read_manifest(path)
+    (problem,) = error.value.problems
+    assert "as CSV with commas, in UTF-8" in problem
+
+
+def test_upper_case_headers_and_labels_of_any_form_are_read(folder):
+    names = ["Café", "Cafe\u0301", " Café\u200b ", "\xa0Cafe\u0301"]
+    path = folder / "manifest.csv"
+    rows = table(scene_label=names).rename(columns=str.upper)
+    rows.to_csv(path, index=False)
+    rows = read_training_rows(path, ["Café"])["train"]
+    assert list(rows["scene_label"]) == ["Café"] * 4
+
+
+def test_same_file_in_training_and_validation_is_refused(folder):
+    wavs = ["clip0.wav", "./clip0.wav", "clip1.wav", ".//clip1.wav"]
+    splits = ["train", "valid", "valid", "train"]
+    text = problems(folder, table(wav=wavs, scene_label="Bus", split=splits))
+    assert "2 problems" in text
+    assert "line 3 (ID clip1): split 'valid', but the same file is in" in text
+    assert "line 5 (ID clip3): split 'train', but the same" in text
+    # More often in one split is what its author wants.
+    check(folder, table(wav="clip0.wav", scene_label="Bus"))
+
+
+def test_same_file_with_two_classes_is_warned_of(folder, caplog):
+    check(folder, table(wav=["clip0.wav", "clip1.wav"] + ["./clip1.wav"] * 2))
+    assert "the same file has two classes\n  - line 3 and 4:" in caplog.text
+
+
+def test_splits_that_nothing_reads_are_warned_of(folder, caplog):
+    splits = ["train", "validation", "Test", "validation"]
+    check(folder, table(split=splits))
+    assert "'validation' (2), 'Test' (1). The splits are" in caplog.text
+    caplog.clear()
+    check(folder, table(split=["train", "evaluation", "", "valid"]))
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "wav, remedy",
+    [
+        ("audio\\clip0.wav", "write / instead of \\"),
+        ("C:\\clip0.wav", "and no drive"),
+        ("~/clip0.wav", "write the whole path instead of ~"),
+    ],
+)
+def test_paths_of_another_system_come_with_the_remedy(folder, wav, remedy):
+    text = problems(folder, table(wav=[wav, *["clip1.wav"] * 3]))
+    assert "file not found; " in text and remedy in text
+
+
 def test_problems_of_every_kind_come_together(folder):
     text = problems(
         folder,

@@ -45,3 +45,14 @@ def test_best_checkpoint_is_kept(tmp_path):
     best = checkpointer.find_checkpoint(max_key="score")
     assert best.meta["epoch"] == 1 and best.paramfiles["layer"].exists()
     assert checkpointer.find_checkpoint().meta["epoch"] == 3
+
+
+def test_order_is_that_of_saving_though_the_clock_goes_back(
+    tmp_path, monkeypatch
+):
+    checkpointer = AtomicCheckpointer(tmp_path, {"a": torch.nn.Linear(1, 1)})
+    for epoch, now in enumerate([2e9, 1e9, 1.5e9]):
+        monkeypatch.setattr("time.time", lambda: now)  # noqa: B023
+        checkpointer.save_checkpoint(meta={"epoch": epoch})
+    found = checkpointer.find_checkpoints()
+    assert [x.meta["epoch"] for x in found] == [2, 1, 0]
