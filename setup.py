@@ -79,7 +79,9 @@ class BuildKernels(build_ext):
 
 
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
+AV = ["av>=14"]
 TEST = [
+    *AV,
     *EXPORT,
     "einops",
     "hypothesis",
@@ -141,6 +143,7 @@ setup(
         "safetensors>=0.4",
     ],
     extras_require={
+        "av": AV,
         "cuda": ["mamba-ssm>=2.2.4,<=2.3.2.post1", "causal-conv1d>=1.4"],
         "export": EXPORT,
         "parquet": ["pyarrow"],

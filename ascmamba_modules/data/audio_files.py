@@ -2,34 +2,36 @@
 
 libsndfile reads a truncated file as a shorter one, without an error, and
 reports other faults only in the middle of an epoch.  Here they are found
-before, without decoding the files.
+before.
 """
 
 import math
 import os
-import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-import soundfile
 import torch
 import torch.nn.functional as F
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.parallel import parallel_map
 
+from ascmamba_modules.data.audio_reader import (
+    libsndfile_message,  # noqa: F401
+    open_audio,
+)
 from ascmamba_modules.utils.files import file_stamp, write_csv
 
 logger = get_logger(__name__)
 
+_BLOCK = 2**16  # frames
+_CHECKED = 60.0  # seconds of a file of several channels
 # A stated duration may be rounded; a file shorter by more is truncated.
 _DURATION_TOLERANCE = 0.1  # seconds
-_OGG_PAGE_BYTES = 65307  # at most, RFC 3533
 _MAX_FILTER_SIZE = 6e7  # values of float64
+_warned = set()  # paths
 
 
 class AudioFile(NamedTuple):
@@ -53,59 +55,19 @@ class AudioFile(NamedTuple):
     problem: str = ""
 
 
-@contextmanager
-def open_audio(path):
-    """Opens an audio file, whatever its name.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-
-    Yields
-    ------
-    soundfile.SoundFile
-        Open for reading.
-
-    Raises
-    ------
-    OSError
-        If it cannot be opened.
-    soundfile.LibsndfileError
-        If it is no audio file.
-    """
-    # By file descriptor: libsndfile refuses names of over 1024 bytes, and
-    # soundfile names that are not UTF-8.
-    with open(path, "rb", buffering=0) as file:
-        with soundfile.SoundFile(file.fileno(), closefd=False) as audio:
-            yield audio
-
-
-def libsndfile_message(error):
-    """Gives libsndfile's message on an error, without the file name.
-
-    Arguments
-    ---------
-    error : Exception
-        Raised by opening or reading an audio file.
-
-    Returns
-    -------
-    str
-        The message.
-    """
-    return getattr(error, "error_string", str(error)).strip().rstrip(".")
-
-
-def inspect_audio(path):
+def inspect_audio(path, decode=True):
     """Reads the header of an audio file and looks for its end.
 
-    Truncation is found in WAVE, FLAC and Ogg files.
+    The header is compared with the size of the file.  Compressed files and
+    those with floating-point samples are read to their end.
 
     Arguments
     ---------
     path : str or Path
         The file.
+    decode : bool
+        False for a file that is going to be read anyway, which finds the same
+        problems: then only files that do not state their length are decoded.
 
     Returns
     -------
@@ -123,24 +85,17 @@ def inspect_audio(path):
         return AudioFile(problem="not a file")
     if os.path.getsize(path) == 0:
         return AudioFile(problem="empty file (0 bytes); fetch it again")
+    header = AudioFile()
     try:
         with open_audio(path) as audio:
-            header = AudioFile(
-                audio.samplerate,
-                audio.channels,
-                audio.frames / audio.samplerate,
-            )
-            problem = _problem_of_samples(audio)
+            rate = audio.samplerate
+            seconds = (audio.frames or 0) / rate
+            header = AudioFile(rate, audio.channels, seconds)
+            return header._replace(duration=_count(audio, decode) / rate)
     except OSError as error:
         problem = f"the file cannot be opened ({error.strerror})"
-        return AudioFile(problem=problem)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        problem = (
-            f"not an audio file that can be read ({libsndfile_message(error)})"
-        )
-        return AudioFile(problem=problem)
-    if "truncated" not in problem and _is_cut_short(path):
-        problem = _TRUNCATED
+    except ValueError as error:
+        problem = str(error)
     return header._replace(problem=problem)
 
 
@@ -154,22 +109,22 @@ def _path_remedy(path):
     return ""
 
 
-_TRUNCATED = "truncated: shorter than its header says; fetch it again"
-
-
-def _problem_of_samples(audio):
-    """Reads the last sample, and all samples of a float file."""
-    if audio.frames == 0:
-        return "no samples in the file; fetch it again"
-    audio.seek(audio.frames - 1)
-    if len(audio.read(1)) == 0:
-        return _TRUNCATED
-    if audio.subtype in ("FLOAT", "DOUBLE"):
-        audio.seek(0)
-        blocks = audio.blocks(2**16, dtype="float32")
-        if not all(np.isfinite(block).all() for block in blocks):
-            return "holds NaN or infinite samples; fetch it again"
-    return ""
+def _count(audio, decode):
+    """Counts frames, reading what has to be read."""
+    if audio.problem:
+        raise ValueError(audio.problem)
+    if audio.frames and not decode:
+        return audio.frames
+    longest = math.inf
+    if audio.is_plain and not audio.is_float:
+        # Channels that cancel each other out do so from the start.
+        longest = min(audio.channels - 1, 1) * _CHECKED * audio.samplerate
+    done = 0
+    while done < longest and len(block := audio.read(_BLOCK)):
+        done += len(block)
+    if problem := audio.checked.problem():
+        raise ValueError(problem)
+    return done if math.isinf(longest) else audio.frames
 
 
 def audio_problem(path, duration=None):
@@ -318,20 +273,44 @@ def load_audio(path, audio_normalizer, seconds=None):
     Raises
     ------
     ValueError
-        If it cannot be resampled, see :func:`check_rate`.
+        If it cannot be read to its end, its samples mean nothing, or it
+        cannot be resampled, see :func:`check_rate`.
     """
     with open_audio(path) as audio:
         rate = audio.samplerate
         check_rate(rate, audio_normalizer.sample_rate)
         # Read no more than is needed: resampling takes time.
-        frames = -1 if seconds is None else round(seconds * rate) + 1
-        samples = audio.read(frames, dtype="float32", always_2d=True)
-    waveform = torch.from_numpy(samples)
+        frames = math.inf if seconds is None else round(seconds * rate) + 1
+        waveform = torch.from_numpy(audio.read(frames))
+        report_samples(path, audio)
     waveform = audio_normalizer(waveform, rate)
     if seconds is None:
         return waveform
     samples = round(seconds * audio_normalizer.sample_rate)
     return F.pad(waveform, (0, samples - len(waveform)))  # negative cuts
+
+
+def report_samples(path, audio):
+    """Warns of what may mislead a model, once a file.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    audio : ascmamba_modules.data.audio_reader.AudioReader
+        After reading.
+
+    Raises
+    ------
+    ValueError
+        If an answer would mean nothing.
+    """
+    if problem := audio.checked.problem():
+        raise ValueError(problem)
+    found = [audio.note] * bool(audio.note) + audio.checked.warnings()
+    if found and str(path) not in _warned:
+        _warned.add(str(path))
+        logger.warning("%s: %s", path, "; ".join(found))
 
 
 def check_rate(rate, new_rate):
@@ -360,38 +339,3 @@ def check_rate(rate, new_rate):
             f"{rate} Hz cannot be resampled to {new_rate} Hz in little "
             "memory; convert the file to a usual rate (16000, 44100, 48000 ...)"
         )
-
-
-def _is_cut_short(path):
-    """Whether a WAVE or Ogg file ends before its header says."""
-    with open(path, "rb") as file:
-        start = file.read(12)
-        if start[:4] == b"RIFF" and start[8:] == b"WAVE":
-            return _wave_is_cut_short(file)
-        if start[:4] == b"OggS":
-            return _ogg_is_cut_short(file)
-    return False
-
-
-def _wave_is_cut_short(file):
-    """Compares the size in the data chunk's header with what follows it."""
-    while len(header := file.read(8)) == 8:
-        name, size = struct.unpack("<4sI", header)
-        if name == b"data":
-            # Programs that write to a pipe leave the maximum as size.
-            end = file.tell() + size
-            return size < 0x7FFFFF00 and end > file.seek(0, os.SEEK_END)
-        file.seek(size + size % 2, os.SEEK_CUR)
-    return False
-
-
-def _ogg_is_cut_short(file):
-    """Looks for a complete last page with the end-of-stream flag."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - 2 * _OGG_PAGE_BYTES))
-    tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]
-    if len(page) < 27 or not page[5] & 4:
-        return True
-    segments = page[26]
-    return len(page) < 27 + segments + sum(page[27 : 27 + segments])

@@ -16,11 +16,7 @@ from speechbrain.utils.fetching import (
 from speechbrain.utils.logger import get_logger
 from tqdm.auto import tqdm
 
-from ascmamba_modules.data.audio_files import (
-    audio_problem,
-    inspect_audio,
-    load_audio,
-)
+from ascmamba_modules.data.audio_files import inspect_audio, load_audio
 from ascmamba_modules.data.place_and_time import is_future, later
 from ascmamba_modules.inference.file_batches import (
     ClassifiedFile,
@@ -219,9 +215,9 @@ class SceneClassifier(Pretrained):
         ValueError
             If the file cannot be used, with the reason.
         """
-        problem = audio_problem(path)
-        if problem:
-            raise ValueError(f"{path}: {problem}")
+        header = inspect_audio(path, decode=False)
+        if header.problem:
+            raise ValueError(f"{path}: {header.problem}")
         with naming_file(path):
             waveform = load_audio(path, self.audio_normalizer)
             return self.classify_batch(waveform, None, location, record_time)
@@ -393,7 +389,7 @@ class SceneClassifier(Pretrained):
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        header = inspect_audio(path)
+        header = inspect_audio(path, decode=False)
         if header.problem:
             raise ValueError(f"{path}: {header.problem}")
         windows = cut_windows(

@@ -6,14 +6,12 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
 
-import soundfile
 import torch
 from speechbrain.utils.parallel import get_available_cpu_count
 
 from ascmamba_modules.data.audio_files import (
     check_rate,
     inspect_audio,
-    libsndfile_message,
     load_audio,
 )
 from ascmamba_modules.data.manifest import list_problems
@@ -97,13 +95,13 @@ def batches_of_files(files, audio_normalizer, batch_size):
     def read(file):
         path, location, record_time = file
         rate = audio_normalizer.sample_rate
-        problem = file_problem(path, record_time, rate)
+        problem = file_problem(path, record_time, rate, decode=False)
         waveform = None
         if not problem:
             try:
                 waveform = load_audio(path, audio_normalizer)
-            except (ValueError, OSError, soundfile.LibsndfileError) as error:
-                problem = libsndfile_message(error)
+            except (ValueError, OSError) as error:
+                problem = str(error)
         return Clip(path, location, record_time, waveform, problem)
 
     threads = get_available_cpu_count()
@@ -112,7 +110,7 @@ def batches_of_files(files, audio_normalizer, batch_size):
         yield batch
 
 
-def file_problem(path, record_time, rate, longest=_MAX_LENGTH):
+def file_problem(path, record_time, rate, longest=_MAX_LENGTH, decode=True):
     """Checks a file that is to be classified.
 
     Arguments
@@ -125,6 +123,8 @@ def file_problem(path, record_time, rate, longest=_MAX_LENGTH):
         Rate in Hz to which it is to be resampled.
     longest : float
         Seconds; by default the limit for a file as a whole.
+    decode : bool
+        As of :func:`ascmamba_modules.data.audio_files.inspect_audio`.
 
     Returns
     -------
@@ -136,7 +136,7 @@ def file_problem(path, record_time, rate, longest=_MAX_LENGTH):
     >>> file_problem("none.wav", None, 44100)
     'file not found'
     """
-    header = inspect_audio(path)
+    header = inspect_audio(path, decode)
     if header.problem:
         return header.problem
     if header.duration > longest:
@@ -236,8 +236,8 @@ def naming_file(path):
     """
     try:
         yield
-    except (ValueError, OSError, soundfile.LibsndfileError) as error:
-        raise ValueError(f"{path}: {libsndfile_message(error)}")
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: {error}")
 
 
 def map_ahead(function, items, threads, ahead):

@@ -4,7 +4,11 @@ import math
 
 import torch
 
-from ascmamba_modules.data.audio_files import check_rate, open_audio
+from ascmamba_modules.data.audio_files import (
+    check_rate,
+    open_audio,
+    report_samples,
+)
 
 # The resampler's filters reach 6 / (0.99 * lower rate) seconds to each side:
 # 6 ms at 1 kHz.
@@ -37,8 +41,8 @@ def stream_audio(path, audio_normalizer, block_length=_BLOCK):
     Raises
     ------
     ValueError
-        If it cannot be resampled, see
-        :func:`~ascmamba_modules.data.audio_files.check_rate`.
+        As :func:`~ascmamba_modules.data.audio_files.load_audio`; if the file
+        is damaged, where it is.
     """
     new_rate = audio_normalizer.sample_rate
     with open_audio(path) as audio:
@@ -52,13 +56,12 @@ def stream_audio(path, audio_normalizer, block_length=_BLOCK):
         known = torch.empty(0, audio.channels)  # before the block
         done = 0  # samples of known that have been yielded
         while True:
-            block = audio.read(size, dtype="float32", always_2d=True)
+            block = audio.read(size)
             samples = torch.cat([known, torch.from_numpy(block)])
-            if len(samples) == 0:
-                return
             waveform = audio_normalizer(samples, rate)
             first = done // step * step_out
             if len(block) < size:
+                report_samples(path, audio)
                 yield waveform[first:]
                 return
             last = (len(samples) - margin) // step * step_out
