@@ -21,7 +21,8 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -70,22 +71,25 @@ CONDITIONS = {
 
 @dataclass(frozen=True)
 class System:
-    """A trained system.
-
-    Arguments
-    ---------
-    answer : callable
-        Gives the class of a waveform.
-    normalizer : speechbrain.dataio.preprocess.AudioNormalizer
-        Resamples for it.
-    parameters, multiply_adds : int
-        Its size; multiply-adds of ten seconds, without the features.
-    """
+    """A trained system: what gives the class of a waveform, what resamples
+    for it, and its size, without the features."""
 
     answer: callable
     normalizer: AudioNormalizer
     parameters: int
     multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A fold with a seed; ``stage`` is its training, None without one."""
+
+    fold: int
+    seed: int
+    title: str
+    folder: Path
+    settings: dict
+    stage: Stage | None
 
 
 def fit_svm(table):
@@ -192,18 +196,6 @@ def write_manifests(folder, folds, output):
     return tables
 
 
-@dataclass(frozen=True)
-class Run:
-    """A fold with a seed; ``stage`` is its training, None without one."""
-
-    fold: int
-    seed: int
-    title: str
-    folder: Path
-    settings: dict
-    stage: Stage | None = None
-
-
 def list_runs(name, system, args, tables, output):
     """The runs of a system."""
     settings = dict(system.get("settings", {}))
@@ -212,29 +204,23 @@ def list_runs(name, system, args, tables, output):
         path = os.path.abspath(args.teacher)
         settings[system["weights"]] = path if is_file else args.teacher
     is_trained = "hparams" in system and not system.get("frozen")
-    runs = []
     # Where nothing is trained, nothing is drawn at random.
-    for seed in args.seeds if is_trained else args.seeds[:1]:
-        for fold, table in tables.items():
-            folder = output / f"{name}_fold{fold}_seed{seed}"
-            title = f"{system['title']}, fold {fold}, seed {seed}"
-            run = Run(fold, seed, title, folder, settings)
-            if is_trained:
-                own = {
-                    "manifest": output / f"fold_{fold}.csv",
-                    "seed": seed,
-                    "output_folder": folder,
-                    "num_workers": 0,
-                }
-                if not system.get("linear"):
-                    own["scene_labels"] = sorted(set(table["scene_label"]))
-                    own["feature_cache"] = output / "features"
-                words = (system["hparams"], *options(own | settings))
-                words = (*words, "--noprogressbar")
-                result = folder / SUMMARY
-                stage = Stage(folder.name, title, "train.py", words, result)
-                run = replace(run, stage=stage)
-            runs.append(run)
+    seeds = args.seeds if is_trained else args.seeds[:1]
+    runs = []
+    for seed, (fold, table) in product(seeds, tables.items()):
+        folder = output / f"{name}_fold{fold}_seed{seed}"
+        title = f"{system['title']}, fold {fold}, seed {seed}"
+        own = {"manifest": output / f"fold_{fold}.csv", "seed": seed}
+        own |= {"output_folder": folder, "num_workers": 0}
+        if not system.get("linear"):
+            own["scene_labels"] = sorted(set(table["scene_label"]))
+            own["feature_cache"] = output / "features"
+        words = (*options(own | settings), "--noprogressbar")
+        stage = is_trained and Stage(
+            *(folder.name, title, "train.py", (system["hparams"], *words)),
+            folder / SUMMARY,
+        )
+        runs.append(Run(fold, seed, title, folder, settings, stage or None))
     return runs
 
 
@@ -317,27 +303,24 @@ def make_table(output, order):
 
 def to_markdown(table):
     """The table as Markdown, for readers."""
-    shown = pd.DataFrame(
-        {
-            "system": table["system"],
-            "parameters": table["parameters"].map("{:,.0f}".format),
-            "M multiply-adds": (table["multiply_adds"] / 1e6).map(
-                "{:,.1f}".format
-            ),
-            "CPU ms": table["milliseconds"].map("{:.1f}".format),
-            "training, CPU s": table["seconds"].map("{:,.0f}".format),
-            "folds": table["folds"],
-            "runs": table["runs"].astype(str),
-            "accuracy, %": [
-                f"{100 * row.accuracy:.1f} ({100 * row.lower:.1f} to "
-                f"{100 * row.upper:.1f})"
-                for row in table.itertuples()
-            ],
-        }
-    )
-    for name in [n for n in CONDITIONS if n in table and n != CLEAN]:
-        shown[name] = (100 * table[name]).map("{:.1f}".format)
-    shown = shown.replace("nan", "")
+    shown = pd.DataFrame({"system": table["system"]})
+    columns = {
+        "parameters": ("parameters", 1, "{:,.0f}"),
+        "multiply_adds": ("M multiply-adds", 1e-6, "{:,.1f}"),
+        "milliseconds": ("CPU ms", 1, "{:.1f}"),
+        "seconds": ("training, CPU s", 1, "{:,.0f}"),
+        "folds": ("folds", 1, "{}"),
+        "runs": ("runs", 1, "{}"),
+        **{name: (name, 100, "{:.1f}") for name in CONDITIONS},
+    }
+    for name in [name for name in columns if name in table]:
+        title, factor, form = columns[name]
+        shown[title] = (factor * table[name]).map(form.format)
+    shown[CLEAN] += [
+        f" ({100 * low:.1f} to {100 * high:.1f})"
+        for low, high in zip(table["lower"], table["upper"])
+    ]
+    shown = shown.rename(columns={CLEAN: "accuracy, %"}).replace("nan", "")
     lines = [shown.columns, ["---"] * shown.shape[1], *shown.to_numpy()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
