@@ -19,7 +19,8 @@ from ascmamba_modules import __version__
 from ascmamba_modules.command_line.options import ERROR, CommandError
 
 _SUBCOMMANDS = (
-    *("classify", "timeline", "manifest", "teach", "info", "export"),
+    *("classify", "timeline", "listen", "manifest", "teach"),
+    *("info", "export"),
 )
 _INTERRUPTED = 130
 _EXIT_CODES = """\

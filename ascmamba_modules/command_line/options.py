@@ -55,7 +55,7 @@ def add_subparser(subparsers, name, summary, description, examples):
     )
 
 
-def add_model_options(parser):
+def add_model_options(parser, batch_size=16):
     """Adds the model and how it computes."""
     parser.add_argument(
         "--model",
@@ -83,9 +83,9 @@ def add_model_options(parser):
     parser.add_argument(
         "--batch-size",
         type=positive(int),
-        default=16,
+        default=batch_size,
         metavar="N",
-        help="clips in a batch (default: 16)",
+        help=f"clips in a batch (default: {batch_size})",
     )
 
 

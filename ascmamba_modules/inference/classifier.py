@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.autocast import AMPConfig, TorchAutocast
@@ -380,6 +381,62 @@ class SceneClassifier(Pretrained):
         ValueError
             If the file, window or hop cannot be used, with the reason.
         """
+        header = inspect_audio(path, decode=False)
+        if header.problem:
+            raise ValueError(f"{path}: {header.problem}")
+        batches = self.classify_stream(
+            stream_audio(path, self.audio_normalizer),
+            *(window, hop, location, record_time, batch_size),
+        )
+        bar = tqdm(
+            desc="Classifying",
+            total=round(header.duration),
+            unit="s",
+            disable=None if progress_bar else True,
+        )
+        parts = []
+        with bar, naming_file(path):
+            for part in batches:
+                parts.append(part)
+                bar.update(round(part[1][-1]) - bar.n)
+        starts, ends, posteriors = zip(*parts)
+        return Timeline(
+            *(np.concatenate(starts), np.concatenate(ends)),
+            *(torch.cat(posteriors), self.classes),
+        )
+
+    def classify_stream(
+        self,
+        blocks,
+        window=_CLIP_LENGTH,
+        hop=None,
+        location=None,
+        record_time=None,
+        batch_size=1,
+    ):
+        """Classifies audio in windows, while it comes in.
+
+        Arguments
+        ---------
+        blocks : iterable
+            Consecutive waveforms (samples) at the model's sample rate, as
+            from :func:`ascmamba_modules.inference.streaming.resample_stream`.
+        window, hop, location, record_time
+            As in :meth:`classify_long`.
+        batch_size : int
+            Windows in a batch; 1 gives each as soon as it is over.
+
+        Returns
+        -------
+        iterator
+            For each batch: starts and ends in seconds, two lists, and
+            posteriors (windows, classes), on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If window, hop or samples cannot be used, with the reason.
+        """
         hop = window / 2 if hop is None else hop
         rate = self.audio_normalizer.sample_rate
         if not 1 / rate <= hop <= window < float("inf"):
@@ -389,37 +446,25 @@ class SceneClassifier(Pretrained):
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        header = inspect_audio(path, decode=False)
-        if header.problem:
-            raise ValueError(f"{path}: {header.problem}")
-        windows = cut_windows(
-            stream_audio(path, self.audio_normalizer),
-            round(window * rate),
-            round(hop * rate),
+        windows = cut_windows(blocks, round(window * rate), round(hop * rate))
+        return self._classify_windows(
+            windows, location, record_time, batch_size
         )
-        bar = tqdm(
-            desc="Classifying",
-            total=round(header.duration),
-            unit="s",
-            disable=None if progress_bar else True,
-        )
-        starts, ends, posteriors = [], [], []
-        with bar, naming_file(path):
-            while batch := list(islice(windows, batch_size)):
-                first = [start / rate for start, _ in batch]
-                out_prob = self._log_posteriors(
-                    torch.stack([waveform for _, waveform in batch]),
-                    None,
-                    location,
-                    [later(record_time, seconds) for seconds in first],
-                )
-                if out_prob.isnan().any():
-                    raise ValueError(_NOT_FINITE)
-                posteriors.append(out_prob.exp().cpu())
-                starts += first
-                ends += [(start + len(wav)) / rate for start, wav in batch]
-                bar.update(round(ends[-1]) - bar.n)
-        return Timeline(starts, ends, torch.cat(posteriors), self.classes)
+
+    def _classify_windows(self, windows, location, record_time, batch_size):
+        rate = self.audio_normalizer.sample_rate
+        while batch := list(islice(windows, batch_size)):
+            starts = [start / rate for start, _ in batch]
+            out_prob = self._log_posteriors(
+                torch.stack([waveform for _, waveform in batch]),
+                None,
+                location,
+                [later(record_time, seconds) for seconds in starts],
+            )
+            if out_prob.isnan().any():
+                raise ValueError(_NOT_FINITE)
+            ends = [(start + len(wav)) / rate for start, wav in batch]
+            yield starts, ends, out_prob.exp().cpu()
 
     def classify_batch(
         self, wavs, wav_lens=None, location=None, record_time=None

@@ -44,30 +44,65 @@ def stream_audio(path, audio_normalizer, block_length=_BLOCK):
         As :func:`~ascmamba_modules.data.audio_files.load_audio`; if the file
         is damaged, where it is.
     """
-    new_rate = audio_normalizer.sample_rate
     with open_audio(path) as audio:
-        rate = audio.samplerate
-        check_rate(rate, new_rate)
-        # Input samples after which a whole number of output samples is due.
-        step = rate // math.gcd(rate, new_rate)
-        step_out = new_rate // math.gcd(rate, new_rate)
-        margin = step * math.ceil(_MARGIN * rate / step)
-        size = max(2 * margin, step * round(block_length * rate / step))
-        known = torch.empty(0, audio.channels)  # before the block
-        done = 0  # samples of known that have been yielded
-        while True:
-            block = audio.read(size)
-            samples = torch.cat([known, torch.from_numpy(block)])
-            waveform = audio_normalizer(samples, rate)
-            first = done // step * step_out
-            if len(block) < size:
-                report_samples(path, audio)
-                yield waveform[first:]
-                return
-            last = (len(samples) - margin) // step * step_out
-            yield waveform[first:last]
-            known = samples[-2 * margin :]
-            done = margin
+        yield from resample_stream(
+            audio.read,
+            audio.samplerate,
+            audio.channels,
+            audio_normalizer,
+            block_length,
+        )
+        report_samples(path, audio)
+
+
+def resample_stream(
+    read, rate, channels, audio_normalizer, block_length=_BLOCK
+):
+    """Resamples audio and averages its channels, in blocks.
+
+    Arguments
+    ---------
+    read : callable
+        ``read(frames)`` gives the next samples, a float32 array (frames,
+        channels); fewer than asked for at the end.
+    rate, channels : int
+        Of these samples.
+    audio_normalizer, block_length
+        As in :func:`stream_audio`.
+
+    Yields
+    ------
+    torch.Tensor
+        Waveform (samples) at the normaliser's rate.
+
+    Raises
+    ------
+    ValueError
+        As :func:`stream_audio`.
+    """
+    new_rate = audio_normalizer.sample_rate
+    check_rate(rate, new_rate)
+    # Input samples after which a whole number of output samples is due.
+    step = rate // math.gcd(rate, new_rate)
+    step_out = new_rate // math.gcd(rate, new_rate)
+    margin = step * math.ceil(_MARGIN * rate / step)
+    size = max(2 * margin, step * round(block_length * rate / step))
+    known = torch.empty(0, channels)  # before the block
+    done = 0  # samples of known that have been yielded
+    while True:
+        block = read(size)
+        samples = torch.cat([known, torch.from_numpy(block)])
+        if len(samples) == 0:
+            return
+        waveform = audio_normalizer(samples, rate)
+        first = done // step * step_out
+        if len(block) < size:
+            yield waveform[first:]
+            return
+        last = (len(samples) - margin) // step * step_out
+        yield waveform[first:last]
+        known = samples[-2 * margin :]
+        done = margin
 
 
 def cut_windows(blocks, window, hop):

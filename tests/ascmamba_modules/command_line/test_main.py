@@ -9,7 +9,8 @@ from ascmamba_modules.command_line import main
 
 COMMAND = [sys.executable, "-m", "ascmamba_modules.command_line"]
 SUBCOMMANDS = (
-    *("classify", "timeline", "manifest", "teach", "info", "export"),
+    *("classify", "timeline", "listen", "manifest", "teach"),
+    *("info", "export"),
 )
 
 
