@@ -12,7 +12,7 @@ from ascmamba_modules.command_line.options import (
     add_subparser,
     load_classifier,
 )
-from ascmamba_modules.command_line.recordings import audio_files
+from ascmamba_modules.command_line.recordings import audio_files, list_left_out
 
 _DESCRIPTION = """\
 Gives a model classes of your own, learned from a few clips of each.  The model
@@ -97,11 +97,11 @@ def _folder_clips(folder, group):
         raise CommandError(f"--group {group}: {error}") from None
     if not os.path.isdir(folder):
         raise CommandError(f"{folder}: no such folder")
-    rows = []
+    rows, left_out = [], {}
     for place in sorted(Path(folder).iterdir()):
         if not place.is_dir():
             continue
-        for path in map(Path, audio_files(place)):
+        for path in map(Path, audio_files(place, left_out)):
             found = pattern.search(path.stem) if group else None
             if group and not found:
                 raise CommandError(f"--group {group} finds nothing in {path}")
@@ -117,6 +117,8 @@ def _folder_clips(folder, group):
                     "label_source": "human",
                 }
             )
+    if left_out:
+        print(list_left_out(left_out, "ascmamba: "), file=sys.stderr)
     if not rows:
         raise CommandError(
             f"{folder}: no recordings in the folders in it; each is a class"

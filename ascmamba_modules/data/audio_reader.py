@@ -303,7 +303,7 @@ class _AvDecoder:
         file.seek(0)
         try:
             self._container = av.open(file, options=options)
-        except av.error.FFmpegError:
+        except (av.error.FFmpegError, OSError):
             raise ValueError(reason) from None
         self._parts = self._decode()
         self._part = next(self._parts, None)
@@ -365,7 +365,7 @@ class _AvDecoder:
                         )
                     for part in resampler.resample(frame):
                         yield part.to_ndarray().reshape(-1, self.channels)
-        except self._av.error.FFmpegError as error:
+        except (self._av.error.FFmpegError, OSError) as error:
             raise ValueError(
                 f"truncated or damaged ({error.strerror}); fetch it again"
             ) from None
