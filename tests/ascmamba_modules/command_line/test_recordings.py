@@ -57,16 +57,17 @@ def test_links_are_followed_once(tmp_path):
 
 
 def test_deep_folders_are_searched(tmp_path):
-    folder = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(1500):
-        os.mkdir("d", dir_fd=folder)
-        deeper = os.open("d", os.O_RDONLY, dir_fd=folder)
-        os.close(folder)
-        folder = deeper
-    os.close(os.open("a.wav", os.O_CREAT, dir_fd=folder))
-    os.close(folder)
-    (found,) = find_recordings([str(tmp_path)])
-    assert found.file.endswith("d/d/a.wav")
+    folders = [f"{tmp_path}{'/d' * n}" for n in range(1, 1501)]
+    for folder in folders:
+        os.mkdir(folder)
+    path = f"{folders[-1]}/a.wav"
+    open(path, "w").close()
+    try:
+        assert [r.file for r in find_recordings([str(tmp_path)])] == [path]
+    finally:  # pytest's own cleaning is recursive
+        os.remove(path)
+        for folder in reversed(folders):
+            os.rmdir(folder)
 
 
 def test_what_is_left_out_is_counted(tmp_path, monkeypatch):
