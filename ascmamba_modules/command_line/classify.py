@@ -10,7 +10,10 @@ from ascmamba_modules.command_line.options import (
     check_output,
     load_classifier,
 )
-from ascmamba_modules.command_line.recordings import find_recordings
+from ascmamba_modules.command_line.recordings import (
+    find_recordings,
+    list_left_out,
+)
 
 _DESCRIPTION = """\
 Classifies recordings of up to five minutes, each as a whole ('ascmamba
@@ -68,13 +71,18 @@ def add_parser(subparsers):
 def run(arguments):
     """Runs the subcommand; returns the exit code."""
     check_output(arguments.output, _FORMATS)
+    left_out = {}
     recordings = find_recordings(
-        arguments.inputs, arguments.location, arguments.record_time
+        arguments.inputs, arguments.location, arguments.record_time, left_out
     )
-    if arguments.output is None:
-        failed = _print(arguments, recordings)
-    else:
-        failed = _write(arguments, recordings)
+    try:
+        if arguments.output is None:
+            failed = _print(arguments, recordings)
+        else:
+            failed = _write(arguments, recordings)
+    finally:
+        if left_out:
+            print(list_left_out(left_out, "ascmamba: "), file=sys.stderr)
     if failed == 0:
         return 0
     print(

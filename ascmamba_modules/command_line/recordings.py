@@ -2,26 +2,23 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from ascmamba_modules.command_line.options import CommandError
 
-# What libsndfile reads of what recorders and archives write.
+# What libsndfile and, from .3gp on, FFmpeg reads of what recorders and archives
+# write.
 AUDIO_SUFFIXES = (
-    ".aif",
-    ".aiff",
-    ".au",
-    ".caf",
-    ".flac",
-    ".mp3",
-    ".oga",
-    ".ogg",
-    ".opus",
-    ".rf64",
-    ".w64",
-    ".wav",
+    *(".8svx", ".aif", ".aifc", ".aiff", ".amb", ".au", ".bwf", ".caf"),
+    *(".flac", ".iff", ".ircam", ".mp1", ".mp2", ".mp3", ".mpga", ".nist"),
+    *(".oga", ".ogg", ".opus", ".paf", ".pvf", ".rf64", ".sf", ".snd", ".sph"),
+    *(".svx", ".voc", ".w64", ".wav", ".wave", ".xi"),
+    *(".3gp", ".aac", ".ac3", ".amr", ".ape", ".asf", ".eac3", ".m4a", ".m4b"),
+    *(".mka", ".mp4", ".tta", ".webm", ".wma", ".wv"),
 )
+UNREADABLE = "folders that cannot be read"
 
 
 class Recording(NamedTuple):
@@ -32,7 +29,7 @@ class Recording(NamedTuple):
     record_time: str | None = None
 
 
-def find_recordings(inputs, location=None, record_time=None):
+def find_recordings(inputs, location=None, record_time=None, left_out=None):
     """Lists the recordings that are meant.
 
     Arguments
@@ -42,6 +39,8 @@ def find_recordings(inputs, location=None, record_time=None):
         manifests (files ending in .csv).
     location, record_time : str, optional
         Place and time of all recordings; a manifest's own come first.
+    left_out : dict, optional
+        Takes what is left out of folders, see :func:`audio_files`.
 
     Returns
     -------
@@ -61,9 +60,10 @@ def find_recordings(inputs, location=None, record_time=None):
     [Recording(file='a.wav', location='Berlin', record_time=None)]
     """
     recordings = []
+    left_out = {} if left_out is None else left_out
     for path in inputs:
         if os.path.isdir(path):
-            found = [Recording(file) for file in audio_files(path)]
+            found = [Recording(file) for file in audio_files(path, left_out)]
         elif path.lower().endswith(".csv"):
             found = _manifest_rows(path)
         else:
@@ -71,7 +71,7 @@ def find_recordings(inputs, location=None, record_time=None):
         if not found:
             raise CommandError(
                 f"{path}: no recordings in it (looked for "
-                f"{', '.join(AUDIO_SUFFIXES)})"
+                f"{', '.join(AUDIO_SUFFIXES)}{list_left_out(left_out, '; ')})"
             )
         recordings += found
     return [
@@ -80,16 +80,80 @@ def find_recordings(inputs, location=None, record_time=None):
     ]
 
 
-def audio_files(folder):
-    """Lists the audio files in a folder and below it, by name."""
+def audio_files(folder, left_out):
+    """Lists the audio files in a folder and below it, by name.
+
+    Links to folders are followed, each folder is searched once.
+
+    Arguments
+    ---------
+    folder : str
+        The folder.
+    left_out : dict
+        Takes lists of the paths that were left out, by kind.
+
+    Returns
+    -------
+    list
+        Paths.
+    """
     found = []
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            # Names with a leading dot are a file system's notes.
-            if name.lower().endswith(AUDIO_SUFFIXES) and name[0] != ".":
-                found.append(os.path.join(parent, name))
+    searched = set()
+    waiting = [folder]
+    while waiting:  # no recursion: folders may be nested deeply
+        parent = waiting.pop()
+        try:
+            stat = os.stat(parent)
+            if (stat.st_dev, stat.st_ino) in searched:
+                continue
+            searched.add((stat.st_dev, stat.st_ino))
+            with os.scandir(parent) as entries:
+                entries = sorted(entries, key=lambda entry: entry.name)
+        except OSError:
+            left_out.setdefault(UNREADABLE, []).append(parent)
+            continue
+        folders = []
+        for entry in entries:
+            kind = None
+            if entry.name[0] == ".":  # a file system's or program's notes
+                kind = "hidden"
+            elif entry.is_dir():
+                folders.append(entry.path)
+            elif entry.name.lower().endswith(AUDIO_SUFFIXES):
+                found.append(entry.path)
+            else:
+                kind = "of another kind"
+            if kind:
+                left_out.setdefault(kind, []).append(entry.path)
+        waiting += reversed(folders)
     return found
+
+
+def list_left_out(left_out, start=""):
+    """Describes what was left out of folders in one line.
+
+    Arguments
+    ---------
+    left_out : dict
+        From :func:`audio_files`.
+    start : str
+        Text to begin with.
+
+    Returns
+    -------
+    str
+        The line; empty if nothing was left out.
+
+    Example
+    -------
+    >>> list_left_out({"hidden": ["a/._b.wav", "a/.cache"]})
+    'left out: 2 hidden (a/._b.wav, ...)'
+    """
+    parts = [
+        f"{len(paths)} {kind} ({paths[0]}{', ...' * (len(paths) > 1)})"
+        for kind, paths in left_out.items()
+    ]
+    return f"{start}left out: {', '.join(parts)}" if parts else ""
 
 
 def add_group_option(parser):
@@ -135,11 +199,11 @@ def class_folders(folder, group=None):
         raise CommandError(f"--group {group}: {error}") from None
     if not os.path.isdir(folder):
         raise CommandError(f"{folder}: no such folder")
-    rows = []
+    rows, left_out = [], {}
     for place in sorted(Path(folder).iterdir()):
         if not place.is_dir():
             continue
-        for path in map(Path, audio_files(place)):
+        for path in map(Path, audio_files(place, left_out)):
             found = pattern.search(path.stem) if group else None
             if group and not found:
                 raise CommandError(f"--group {group} finds nothing in {path}")
@@ -157,6 +221,8 @@ def class_folders(folder, group=None):
                     "problem": header.problem,
                 }
             )
+    if left_out:
+        print(list_left_out(left_out, "ascmamba: "), file=sys.stderr)
     if not rows:
         raise CommandError(
             f"{folder}: no recordings in the folders in it; each is a class"

@@ -16,7 +16,10 @@ from ascmamba_modules.command_line.options import (
     load_classifier,
     positive,
 )
-from ascmamba_modules.command_line.recordings import find_recordings
+from ascmamba_modules.command_line.recordings import (
+    find_recordings,
+    list_left_out,
+)
 
 _DESCRIPTION = """\
 Classifies recordings of any length in windows; memory does not grow with their
@@ -113,9 +116,12 @@ def run(arguments):
             f"hop ({arguments.hop} s) must be at most window "
             f"({arguments.window} s)"
         )
+    left_out = {}
     recordings = find_recordings(
-        arguments.inputs, arguments.location, arguments.record_time
+        arguments.inputs, arguments.location, arguments.record_time, left_out
     )
+    if left_out:
+        print(list_left_out(left_out, "ascmamba: "), file=sys.stderr)
     _check_names(arguments, [recording.file for recording in recordings])
     classifier = load_classifier(arguments)
     from ascmamba_modules.command_line.results import (

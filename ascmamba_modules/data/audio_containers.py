@@ -15,7 +15,7 @@ _NO_SAMPLES = "no samples in the file; fetch it again"
 _NO_OGG_END = (
     "its end mark is missing: perhaps the recording went on, or was cut"
 )
-_OGG_PAGE_BYTES = 65307  # at most, RFC 3533
+_OGG_FIRST, _OGG_LAST = 2, 4  # flags of a stream's pages, RFC 3533
 _WAVE = (b"RIFF", b"RF64", b"BW64")
 # By the first four bytes: a chunk's header, and where the first chunk is.
 _CHUNKS = {
@@ -70,6 +70,8 @@ def check_container(file):
     size = file.seek(0, os.SEEK_END)
     if magic == b"OggS":
         return _check_ogg(file, size)
+    if magic == b"Crea":
+        return _check_voc(file, size)
     if magic in (b".snd", b"dns.", b"NIST", _ASF[:4]):
         return _check_fixed_header(file, magic, size)
     chunks = _find_chunks(file, magic, size)
@@ -256,14 +258,35 @@ def _check_fixed_header(file, magic, size):
     return Container(TRUNCATED if end > size else "")
 
 
+def _check_voc(file, size):
+    """Whether the last of its blocks is complete."""
+    position = int.from_bytes(_read(file, 20, 2), "little")
+    while position < size:
+        head = _read(file, position, 4)
+        if head[0] == 0:
+            break
+        position += 4 + int.from_bytes(head[1:], "little")
+    return Container(TRUNCATED if position > size else "")
+
+
 def _check_ogg(file, size):
-    """Looks for a complete last page with the end-of-stream flag."""
-    tail = _read(file, max(0, size - 2 * _OGG_PAGE_BYTES), size)
-    page = tail[tail.rfind(b"OggS") :]
-    segments = page[26] if len(page) > 26 else 0
-    if (
-        len(page) < 27 + segments + sum(page[27 : 27 + segments])
-        or not segments
-    ):
+    """Whether its pages are complete, and none is missing."""
+    numbers = {}  # of the next page, by stream
+    position, flags = 0, 0
+    while position < size:
+        page = _read(file, position, 282)
+        if page[:4] != b"OggS":
+            if page.startswith(_TAGS) or not any(page):
+                break
+            return Container(
+                f"truncated or damaged behind byte {position}; fetch it again"
+            )
+        flags, stream, number = struct.unpack_from("<5xB8x2I", page.ljust(27))
+        if number != numbers.get(stream, number) and not flags & _OGG_FIRST:
+            return Container("damaged: pages are missing; fetch it again")
+        numbers[stream] = number + 1
+        segments = page[26] if len(page) > 26 else 0
+        position += 27 + segments + sum(page[27 : 27 + segments])
+    if position > size:
         return Container(TRUNCATED)
-    return Container(note="" if page[5] & 4 else _NO_OGG_END)
+    return Container(note="" if flags & _OGG_LAST else _NO_OGG_END)

@@ -5,6 +5,7 @@ and knows nothing of AAC.  What lies behind that end, or is of another kind, is
 decoded by FFmpeg, if PyAV is installed.
 """
 
+import io
 import os
 import re
 from contextlib import contextmanager
@@ -66,12 +67,21 @@ def open_audio(path):
     """
     # By file descriptor: libsndfile refuses names of over 1024 bytes, and
     # soundfile names that are not UTF-8.
-    with open(path, "rb", buffering=0) as file:
+    with _File(path) as file:
         reader = AudioReader(file)
         try:
             yield reader
         finally:
             reader.close()
+
+
+class _File(io.FileIO):
+    """Seeks to its end at most, where a damaged header names any position."""
+
+    def seek(self, offset, whence=os.SEEK_SET):
+        if whence == os.SEEK_SET:
+            offset = min(max(offset, 0), os.fstat(self.fileno()).st_size)
+        return super().seek(offset, whence)
 
 
 class _Sequential(soundfile.SoundFile):
@@ -204,6 +214,8 @@ class AudioReader:
                     f"truncated or damaged after {self._seconds:.2f} s "
                     f"({libsndfile_message(error)}); fetch it again"
                 )
+                if self.frames is None and "MPEG" not in self._sound.subtype:
+                    raise ValueError(unread) from None
             if unread:
                 self._open_av(unread, self._done)
         part = np.empty((0, self.channels), "float32")
@@ -303,7 +315,7 @@ class _AvDecoder:
         file.seek(0)
         try:
             self._container = av.open(file, options=options)
-        except av.error.FFmpegError:
+        except (av.error.FFmpegError, OSError):
             raise ValueError(reason) from None
         self._parts = self._decode()
         self._part = next(self._parts, None)
@@ -365,7 +377,7 @@ class _AvDecoder:
                         )
                     for part in resampler.resample(frame):
                         yield part.to_ndarray().reshape(-1, self.channels)
-        except self._av.error.FFmpegError as error:
+        except (self._av.error.FFmpegError, OSError) as error:
             raise ValueError(
                 f"truncated or damaged ({error.strerror}); fetch it again"
             ) from None

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-_BEYOND_ANY_SCALE = 2.0**33
-_INTEGER_SCALE = 100.0
+BEYOND_ANY_SCALE = 2.0**33
+INTEGER_SCALE = 100.0
 _LOUD = 4.0
 _CANCELLED = 0.01  # power of two channels' mean, of that of the channels
 _DEAD = 1e-5  # power of a channel, of that of the loudest
@@ -50,8 +50,9 @@ class SampleCheck:
         self._peak = np.maximum(self._peak, float(peak))  # keeps NaN
         if peak >= 0.999:
             self._clipped += (np.abs(samples) >= 0.999).mean() * len(samples)
-        self._sums += np.ones(len(samples), samples.dtype) @ samples
-        self._products += samples.T @ samples
+        with np.errstate(over="ignore", invalid="ignore"):  # see problem()
+            self._sums += np.ones(len(samples), samples.dtype) @ samples
+            self._products += samples.T @ samples
 
     def problem(self):
         """Tells why a model's answer would mean nothing.
@@ -61,9 +62,9 @@ class SampleCheck:
         str
             The reason with its remedy; empty if there is none.
         """
-        if not self._peak <= _BEYOND_ANY_SCALE:
+        if not self._peak <= BEYOND_ANY_SCALE:
             return "holds NaN, infinite or meaningless samples; fetch it again"
-        if self._peak > _INTEGER_SCALE:
+        if self._peak > INTEGER_SCALE:
             return (
                 f"samples reach {self._peak:.0f}, full scale is 1; divide "
                 "them by full scale"

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ascmamba_modules.data.audio_files import inspect_audio, load_audio
 from ascmamba_modules.data.place_and_time import is_future, later
+from ascmamba_modules.data.sample_check import BEYOND_ANY_SCALE, INTEGER_SCALE
 from ascmamba_modules.inference.file_batches import (
     ClassifiedFile,
     batches_of_files,
@@ -629,12 +630,23 @@ class SceneClassifier(Pretrained):
 
     def _features(self, wavs, wav_lens):
         wavs = torch.atleast_2d(torch.as_tensor(wavs))
+        if not wavs.is_floating_point():
+            raise ValueError(
+                f"Waveforms must be floats between -1 and 1, got {wavs.dtype}; "
+                "divide by full scale first (32768 for 16 bits)."
+            )
         wavs = wavs.to(self.device, torch.float32)
         if wavs.dim() != 2 or wavs.numel() == 0:
             raise ValueError(
                 f"classify_batch takes (batch, samples), got {wavs.shape}."
             )
         wav_lens = self._check_lengths(wav_lens, len(wavs))
+        peak = wavs.abs().max().item()
+        if INTEGER_SCALE < peak <= BEYOND_ANY_SCALE:  # others become NaN
+            raise ValueError(
+                f"Samples reach {peak:.0f}, full scale is 1; divide by full "
+                "scale first (32768 for 16 bits)."
+            )
         with torch.no_grad(), self._autocast():
             return compute_features(self.mods, wavs, wav_lens)
 

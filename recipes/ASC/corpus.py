@@ -72,6 +72,46 @@ def find_corpus(folder, name, wanted, instructions):
     )
 
 
+def wave_files(folder, pattern):
+    """Lists the WAVE files of a corpus, whatever the case of their suffix.
+
+    Arguments
+    ---------
+    folder : Path
+        Where they are.
+    pattern : str
+        Of their paths in it, for ``Path.glob``.
+
+    Returns
+    -------
+    list
+        Full paths, sorted; without the ``._`` files that macOS writes beside
+        others on foreign disks.
+    """
+    return [
+        path
+        for path in sorted(folder.glob(pattern))
+        if path.suffix.lower() == ".wav" and not path.name.startswith(".")
+    ]
+
+
+def find_file(path):
+    """Finds a file whose suffix may be written in the other case.
+
+    Arguments
+    ---------
+    path : Path
+        The file as a corpus' table names it.
+
+    Returns
+    -------
+    Path
+        The file that is there; ``path`` if none is.
+    """
+    other = path.with_suffix(path.suffix.swapcase())
+    return other if other.exists() and not path.exists() else path
+
+
 def provenance(folder, dataset):
     """Says what a corpus is and where its labels are from.
 

@@ -28,6 +28,7 @@ from corpus import (
     provenance,
     read_table,
     run_preparation,
+    wave_files,
     write_corpus,
 )
 from download import fetch_file, fetch_record
@@ -273,7 +274,7 @@ def match_files(names, folder):
         For each name without a file of its own: ID, wav and problem.
     """
     by_stem = defaultdict(list)
-    for path in sorted(folder.rglob("*.wav")):
+    for path in wave_files(folder, "**/*"):
         by_stem[path.stem].append(str(path))
     candidates = {name: by_stem.pop(name, []) for name in names}
     # One long text of the other stems: searching it is quick.

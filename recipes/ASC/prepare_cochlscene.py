@@ -21,10 +21,12 @@ from corpus import (
     add_unified,
     check_output,
     find_corpus,
+    find_file,
     make_parser,
     provenance,
     run_preparation,
     unified_scenes,
+    wave_files,
     write_corpus,
 )
 from download import fetch_record
@@ -91,7 +93,7 @@ def read_rows(folder, split="all"):
     files = {
         path.relative_to(folder).as_posix()
         for name in _FOLDERS
-        for path in (folder / name).glob("*/*.wav")
+        for path in wave_files(folder / name, "*/*")
     }
     listed = _listed_files(folder)
     if listed is not None:
@@ -153,7 +155,8 @@ def _listed_files(folder):
                 f"line {number}: '{line}' does not begin with a path like "
                 "Train/CLASS/FILE.wav"
             )
-        files.add("/".join(parts))
+        found = find_file(folder.joinpath(*parts))
+        files.add(found.relative_to(folder).as_posix())
     if problems:
         raise ManifestError(path, problems)
     return files

@@ -18,7 +18,13 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from corpus import add_max_problems, check_output, run_preparation, write_corpus
+from corpus import (
+    add_max_problems,
+    check_output,
+    find_file,
+    run_preparation,
+    write_corpus,
+)
 
 FOLDS = (1, 2, 3, 4, 5)
 
@@ -81,7 +87,10 @@ def prepare_esc10(folder, fold, output, valid_fold=None, max_problems=0.01):
     rows = pd.DataFrame(
         {
             "ID": [Path(name).stem for name in metadata["filename"]],
-            "wav": [str(folder / "audio" / n) for n in metadata["filename"]],
+            "wav": [
+                str(find_file(folder / "audio" / name))
+                for name in metadata["filename"]
+            ],
             "scene_label": metadata["category"],
             "location": "",
             "record_time": "",

@@ -20,11 +20,13 @@ from corpus import (
     check_no_duplicates,
     check_output,
     find_corpus,
+    find_file,
     make_parser,
     provenance,
     read_table,
     run_preparation,
     unified_scenes,
+    wave_files,
     write_corpus,
 )
 from download import fetch_record
@@ -93,16 +95,15 @@ def read_rows(folder, split="all"):
     )
     check_no_duplicates(path, meta)
     _check_scenes(path, meta)
-    unlisted = set((folder / "audio").glob("*.wav")) - {
-        folder / name for name in meta["filename"]
-    }
+    wavs = [find_file(folder / name) for name in meta["filename"]]
+    unlisted = set(wave_files(folder / "audio", "*")) - set(wavs)
     if unlisted:
         logger.warning("%d files are not in %s", len(unlisted), path)
     cities = meta["identifier"].str.split("-").str[0]
     rows = pd.DataFrame(
         {
             "ID": [Path(name).stem for name in meta["filename"]],
-            "wav": [str(folder / name) for name in meta["filename"]],
+            "wav": [str(path) for path in wavs],
             "scene_label": meta["scene_label"],
             "location": cities.str.capitalize(),
             "record_time": "",

@@ -2,9 +2,13 @@
 
 import os
 import shutil
+from pathlib import Path
 
+import pandas as pd
 import pytest
+from prepare_cas import prepare_cas
 from prepare_cochlscene import NAME, main, prepare_cochlscene, unpack
+from prepare_tau import prepare_tau
 
 from ascmamba_modules.data.manifest import ManifestError, read_manifest
 
@@ -23,6 +27,23 @@ def test_every_file_has_its_row(world, tmp_path):
     assert table["scene_label"].nunique() == 13
     written = read_manifest(tmp_path / "m.csv")
     assert written["ID"].tolist() == table["ID"].tolist()
+
+
+@pytest.mark.parametrize(
+    "prepare", [prepare_cochlscene, prepare_cas, prepare_tau]
+)
+def test_files_of_macos_and_upper_case_suffixes(own_world, tmp_path, prepare):
+    before = prepare(own_world, tmp_path / "before.csv")
+    for path in map(Path, before["wav"]):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(200))
+        path.rename(path.with_suffix(".WAV"))
+    after = prepare(own_world, tmp_path / "after.csv")
+    assert after["wav"].tolist() == [
+        str(Path(path).with_suffix(".WAV")) for path in before["wav"]
+    ]
+    pd.testing.assert_frame_equal(
+        after.drop(columns="wav"), before.drop(columns="wav")
+    )
 
 
 @pytest.mark.parametrize("split", ["all", "random", "session"])

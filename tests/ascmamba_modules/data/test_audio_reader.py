@@ -190,6 +190,7 @@ CUT = {
     "sph": lambda p: encoded(p, format="NIST"),
     "8svx": lambda p: encoded(p, format="SVX"),
     "gsm": lambda p: encoded(p, format="WAV", subtype="GSM610"),
+    "voc": voc,
     "flac": lambda p: encoded(p),
     "ogg": ogg,
     "opus": lambda p: encoded_by_av(p.with_suffix(".ogg"), "libopus", 48000),
@@ -227,6 +228,17 @@ def test_damage_in_the_middle_is_found(tmp_path, suffix):
     for read in (load_audio, lambda *a: list(stream_audio(*a))):
         with pytest.raises(ValueError, match="damaged"):
             read(path, NORMALIZER)
+
+
+def test_missing_pages_of_two_ogg_streams_are_found(tmp_path):
+    path = tmp_path / "clip.ogg"
+    data = ogg(path)
+    second = data.index(b"OggS", data.index(b"OggS", 9000) + 1)
+    path.write_bytes(data + data[:9000] + data[second:])
+    assert "damaged" in audio_problem(path)
+    third = data.index(b"OggS", second + 1)
+    path.write_bytes(data + data[:second] + data[third:])
+    assert "pages are missing" in audio_problem(path)
 
 
 def test_size_beyond_4_gib_that_has_wrapped(tmp_path):

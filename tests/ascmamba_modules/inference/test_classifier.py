@@ -294,6 +294,17 @@ def test_the_answer_is_that_of_the_samples(
     torch.testing.assert_close(out_prob, expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["int16", "int32", "uint8", "int64"])
+def test_integers_are_refused(classifier, kind):
+    samples = (3000 * np.abs(TONE)).astype(kind)
+    for classify in (classifier.classify_batch, classifier.embed_batch):
+        for wavs in (samples, torch.from_numpy(samples)):
+            with pytest.raises(ValueError, match=f"{kind}; divide"):
+                classify(wavs)
+        with pytest.raises(ValueError, match="Samples reach .*divide"):
+            classify(3e4 * TONE)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
 def test_samples_that_are_no_sound_are_refused(classifier, tmp_path, value):
     wavs = torch.randn(3, 2000)
