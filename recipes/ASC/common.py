@@ -43,7 +43,10 @@ def exit_on(*errors):
     try:
         yield
     except errors as error:
-        sys.exit(f"{error}")
+        text = f"{error}"
+        if "Original Traceback" in text:  # of a loading process, comes last
+            text = text.strip().splitlines()[-1]
+        sys.exit(text)
 
 
 def parse_arguments(arguments):
