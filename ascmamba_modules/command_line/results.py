@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ascmamba_modules.command_line.options import CommandError
-from ascmamba_modules.utils.files import replacing
+from ascmamba_modules.utils.files import replacing, safe_cell
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -146,7 +146,7 @@ def check_format(output):
 
 
 def write_rows(rows, file):
-    """Writes rows as CSV.
+    """Writes rows as CSV, without cells that a spreadsheet would run.
 
     Arguments
     ---------
@@ -158,9 +158,9 @@ def write_rows(rows, file):
     writer = None
     for row in rows:
         if writer is None:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(row)
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(map(safe_cell, row))
+        writer.writerow(map(safe_cell, row.values()))
 
 
 def _write_csv(rows, path):

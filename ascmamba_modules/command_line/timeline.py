@@ -67,7 +67,7 @@ def run(arguments):
     check_output(arguments.output, (".csv",))
     check_output(arguments.plot, _PLOT_FORMATS)
     classifier = load_classifier(arguments)
-    from ascmamba_modules.utils.files import replacing, write_csv
+    from ascmamba_modules.utils.files import replacing, safe_cell, write_csv
 
     timeline = classifier.classify_long(
         arguments.file,
@@ -78,10 +78,11 @@ def run(arguments):
         arguments.batch_size,
     )
     if arguments.output is not None:
-        write_csv(timeline.table.round(6), arguments.output)
+        table = timeline.table.round(6).rename(columns=safe_cell)
+        write_csv(table.map(safe_cell), arguments.output)
     if arguments.plot is not None:
         with replacing(arguments.plot) as temporary:
             timeline.plot().savefig(temporary)
-    segments = timeline.segments().round(3)
+    segments = timeline.segments().round(3).map(safe_cell)
     segments.to_csv(sys.stdout, index=False, lineterminator="\n")
     return 0

@@ -22,7 +22,7 @@ from ascmamba_modules.data.audio_files import (
     load_audio,
 )
 from ascmamba_modules.data.place_and_time import parse_time
-from ascmamba_modules.utils.files import write_csv
+from ascmamba_modules.utils.files import printable, write_csv
 
 logger = get_logger(__name__)
 
@@ -87,7 +87,8 @@ def list_problems(head, problems):
         Several lines.
     """
     lines = [head]
-    lines += [f"  - {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
+    shown = map(printable, problems[:_SHOWN_PROBLEMS])
+    lines += [f"  - {problem}" for problem in shown]
     if len(problems) > _SHOWN_PROBLEMS:
         lines.append(f"  ... and {len(problems) - _SHOWN_PROBLEMS} more")
     return "\n".join(lines)

@@ -4,7 +4,11 @@ import math
 
 import torch
 
-from ascmamba_modules.data.audio_files import check_rate, open_audio
+from ascmamba_modules.data.audio_files import (
+    check_rate,
+    normalize_audio,
+    open_audio,
+)
 
 # The resampler's filters reach 6 / (0.99 * lower rate) seconds to each side:
 # 6 ms at 1 kHz.
@@ -56,7 +60,7 @@ def stream_audio(path, audio_normalizer, block_length=_BLOCK):
             samples = torch.cat([known, torch.from_numpy(block)])
             if len(samples) == 0:
                 return
-            waveform = audio_normalizer(samples, rate)
+            waveform = normalize_audio(samples, rate, audio_normalizer)
             first = done // step * step_out
             if len(block) < size:
                 yield waveform[first:]
