@@ -17,6 +17,7 @@ import sys
 
 from ascmamba_modules import __version__
 from ascmamba_modules.command_line.options import ERROR, CommandError
+from ascmamba_modules.utils.files import printable
 
 _SUBCOMMANDS = (
     *("classify", "timeline", "listen", "manifest", "teach"),
@@ -61,7 +62,8 @@ def main(argv=None):
             # Who reads the output has had enough, as `| head` has.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return ERROR
-        print(f"ascmamba: error: {error}", file=sys.stderr)
+        text = "\n".join(map(printable, f"{error}".split("\n")))
+        print(f"ascmamba: error: {text}", file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:
         print("ascmamba: interrupted", file=sys.stderr)

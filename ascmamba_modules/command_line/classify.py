@@ -14,6 +14,7 @@ from ascmamba_modules.command_line.recordings import (
     find_recordings,
     list_left_out,
 )
+from ascmamba_modules.utils.files import printable
 
 _DESCRIPTION = """\
 Classifies recordings of up to five minutes, each as a whole ('ascmamba
@@ -104,7 +105,10 @@ def _print(arguments, recordings):
         bar = not sys.stdout.isatty()
         for file in _classify(classifier, recordings, arguments, bar):
             failed += bool(file.problem)
-            yield _row(file, [])
+            row = _row(file, [])
+            if sys.stdout.isatty():
+                row["file"] = printable(row["file"])
+            yield row
             sys.stdout.flush()
 
     write_rows(rows(), sys.stdout)
@@ -158,11 +162,13 @@ def _classify(classifier, recordings, arguments, progress_bar):
     for file in files:
         if file.problem:
             text = f"ascmamba: {file.path}: {file.problem}"
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(printable(text), file=sys.stderr)
         yield file
 
 
 def _row(file, classes):
+    from ascmamba_modules.inference.timeline import posterior_columns
+
     row = {
         "file": file.path,
         "scene_label": file.text_lab,
@@ -174,4 +180,4 @@ def _row(file, classes):
         posteriors = file.out_prob.double().exp().tolist()
         row["probability"] = round(max(posteriors), _DIGITS)
         posteriors = [round(value, _DIGITS) for value in posteriors]
-    return {**row, **dict(zip(classes, posteriors))}
+    return {**row, **dict(zip(posterior_columns(classes, row), posteriors))}

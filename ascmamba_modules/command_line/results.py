@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from ascmamba_modules import __version__
 from ascmamba_modules.command_line.options import CommandError
-from ascmamba_modules.utils.files import replacing
+from ascmamba_modules.utils.files import replacing, safe_cell
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -201,7 +201,7 @@ def check_format(output):
 
 
 def write_rows(rows, file):
-    """Writes rows as CSV.
+    """Writes rows as CSV, without cells that a spreadsheet would run.
 
     Arguments
     ---------
@@ -235,11 +235,9 @@ def row_writer(file, delimiter=","):
     def write(row):
         nonlocal writer
         if writer is None:
-            writer = csv.DictWriter(
-                file, list(row), lineterminator="\n", delimiter=delimiter
-            )
-            writer.writeheader()
-        writer.writerow(row)
+            writer = csv.writer(file, lineterminator="\n", delimiter=delimiter)
+            writer.writerow(map(safe_cell, row))
+        writer.writerow(map(safe_cell, row.values()))
 
     return write
 

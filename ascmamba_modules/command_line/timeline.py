@@ -199,7 +199,7 @@ def _classify(classifier, recordings, arguments):
     from tqdm.auto import tqdm
 
     from ascmamba_modules.data.audio_files import inspect_audio
-    from ascmamba_modules.utils.files import replacing
+    from ascmamba_modules.utils.files import printable, replacing
 
     are_many = len(recordings) > 1
     bar = tqdm(
@@ -230,7 +230,8 @@ def _classify(classifier, recordings, arguments):
             problem = str(error).removeprefix(f"{file}: ")
             if not arguments.skip_errors:
                 raise ValueError(f"{file}: {problem}") from None
-            tqdm.write(f"ascmamba: {file}: {problem}", file=sys.stderr)
+            text = printable(f"ascmamba: {file}: {problem}")
+            tqdm.write(text, file=sys.stderr)
             result["problem"] = problem
             yield result
             continue

@@ -8,6 +8,7 @@ import csv
 import os
 import shlex
 import unicodedata
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -15,9 +16,13 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_pipeline import provides, takes
 from speechbrain.utils.logger import get_logger
 
-from ascmamba_modules.data.audio_files import audio_problems, load_audio
+from ascmamba_modules.data.audio_files import (
+    audio_problems,
+    libsndfile_message,
+    load_audio,
+)
 from ascmamba_modules.data.place_and_time import parse_time
-from ascmamba_modules.utils.files import write_csv
+from ascmamba_modules.utils.files import printable, write_csv
 
 logger = get_logger(__name__)
 
@@ -84,7 +89,8 @@ def list_problems(head, problems):
         Several lines.
     """
     lines = [head]
-    lines += [f"  - {problem}" for problem in problems[:_SHOWN_PROBLEMS]]
+    shown = map(printable, problems[:_SHOWN_PROBLEMS])
+    lines += [f"  - {problem}" for problem in shown]
     if len(problems) > _SHOWN_PROBLEMS:
         lines.append(f"  ... and {len(problems) - _SHOWN_PROBLEMS} more")
     return "\n".join(lines)
@@ -368,6 +374,19 @@ def write_manifest(table, path):
     write_csv(table[list(COLUMNS)], path)
 
 
+@contextmanager
+def _naming(wav):
+    """Turns what reading a clip may raise into one error with its path."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or libsndfile_message(error)
+        raise OSError(
+            f"{wav} can no longer be read ({reason}): restore it; the same "
+            "command again then goes on from the last checkpoint"
+        ) from None
+
+
 def make_dataset(
     table,
     audio_normalizer,
@@ -399,18 +418,21 @@ def make_dataset(
     speechbrain.dataio.dataset.DynamicItemDataset
         Items with id, sig (or, given a cache, feats), location, record_time
         and, given an encoder, label, and, given a tokenizer, location_tokens
-        and time_tokens.
+        and time_tokens.  A file that is gone or damaged by then raises an
+        OSError that names it.
     """
 
     @takes("wav")
     @provides("sig")
     def audio_pipeline(wav):
-        return load_audio(wav, audio_normalizer, clip_length)
+        with _naming(wav):
+            return load_audio(wav, audio_normalizer, clip_length)
 
     @takes("wav")
     @provides("feats")
     def feature_pipeline(wav):
-        return feature_cache.load(wav)
+        with _naming(wav):
+            return feature_cache.load(wav)
 
     @takes("scene_label")
     @provides("label")

@@ -16,6 +16,7 @@ from ascmamba_modules.data.audio_files import (
 )
 from ascmamba_modules.data.manifest import list_problems
 from ascmamba_modules.data.place_and_time import parse_time
+from ascmamba_modules.utils.files import printable
 
 # A model's memory grows with the length of the longest clip.
 _MAX_LENGTH = 300.0  # seconds
@@ -176,7 +177,7 @@ def raise_problems(paths, problems):
     """
     lines = [f"{path}: {text}" for path, text in zip(paths, problems) if text]
     if len(lines) == 1:
-        raise ValueError(lines[0])
+        raise ValueError(printable(lines[0]))
     if lines:
         head = f"{len(lines)} of {len(paths)} files cannot be used"
         raise ValueError(list_problems(head, lines))

@@ -6,6 +6,7 @@ import torch
 
 from ascmamba_modules.data.audio_files import (
     check_rate,
+    normalize_audio,
     open_audio,
     report_samples,
 )
@@ -94,7 +95,7 @@ def resample_stream(
         samples = torch.cat([known, torch.from_numpy(block)])
         if len(samples) == 0:
             return
-        waveform = audio_normalizer(samples, rate)
+        waveform = normalize_audio(samples, rate, audio_normalizer)
         first = done // step * step_out
         if len(block) < size:
             yield waveform[first:]

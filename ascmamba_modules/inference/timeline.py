@@ -4,6 +4,29 @@ import numpy as np
 import pandas as pd
 
 
+def posterior_columns(classes, others):
+    """Names the columns of posteriors.
+
+    Arguments
+    ---------
+    classes : list
+        Names of the classes.
+    others : iterable
+        The other columns of the table.
+
+    Returns
+    -------
+    list
+        The classes' names, in p() where another column has the name.
+
+    Example
+    -------
+    >>> posterior_columns(["Bus", "problem"], ["file", "problem"])
+    ['Bus', 'p(problem)']
+    """
+    return [f"p({name})" if name in others else name for name in classes]
+
+
 class Timeline:
     """Posteriors of the windows of a recording, in order.
 
@@ -20,7 +43,10 @@ class Timeline:
     ----------
     table : pandas.DataFrame
         A row a window: start and end in seconds, scene_label, the best class,
-        and the posterior of each class in a column of its name.
+        and the posterior of each class in a column of its name, see
+        :func:`posterior_columns`.
+    posteriors : numpy.ndarray
+        Posteriors (windows, classes).
 
     Example
     -------
@@ -35,17 +61,17 @@ class Timeline:
     """
 
     def __init__(self, starts, ends, posteriors, classes):
-        posteriors = np.asarray(posteriors)
+        self.posteriors = np.asarray(posteriors)
         self.classes = list(classes)
-        best = [self.classes[i] for i in posteriors.argmax(1)]
-        self.table = pd.DataFrame(
-            {
-                "start": np.asarray(starts, float),
-                "end": np.asarray(ends, float),
-                "scene_label": best,
-                **dict(zip(self.classes, posteriors.T)),
-            }
-        )
+        best = [self.classes[i] for i in self.posteriors.argmax(1)]
+        table = {
+            "start": np.asarray(starts, float),
+            "end": np.asarray(ends, float),
+            "scene_label": best,
+        }
+        columns = posterior_columns(self.classes, table)
+        table.update(zip(columns, self.posteriors.T))
+        self.table = pd.DataFrame(table)
 
     def boundaries(self):
         """Times at which the assignment changes from window to window.
@@ -78,7 +104,7 @@ class Timeline:
         changes = np.flatnonzero(labels[1:] != labels[:-1]) + 1
         edges = np.concatenate([[0], changes, [len(labels)]])
         seconds = np.diff(bounds)
-        best = self.table[self.classes].to_numpy().max(1)
+        best = self.posteriors.max(1)
         weighted = np.add.reduceat(best * seconds, edges[:-1])
         return pd.DataFrame(
             {

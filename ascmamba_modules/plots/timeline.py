@@ -30,7 +30,7 @@ def plot_timeline(timeline, title="Scene posteriors over time"):
     colours = axes.pcolormesh(
         timeline.boundaries(),
         [row - 0.5 for row in range(len(classes) + 1)],
-        timeline.table[classes].to_numpy().T,
+        timeline.posteriors.T,
         cmap="Blues",
         vmin=0,
         vmax=1,

@@ -1,6 +1,7 @@
 """Files that are written completely or not at all."""
 
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,3 +81,52 @@ def write_csv(table, path, index=False):
     """
     with replacing(path) as temporary:
         table.to_csv(temporary, index=index)
+
+
+def printable(text):
+    """Escapes control characters, so that no file's name steers a terminal.
+
+    Arguments
+    ---------
+    text : str
+        One line.
+
+    Returns
+    -------
+    str
+        The line, with an escape for each control character.
+
+    Example
+    -------
+    >>> print(printable("a\\x1b[2J\\n.wav"))
+    a\\x1b[2J\\n.wav
+    """
+    return re.sub(
+        "[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]",
+        lambda x: repr(x[0])[1:-1],
+        text,
+    )
+
+
+def safe_cell(value):
+    """Marks a text as one that spreadsheets take for a formula.
+
+    Arguments
+    ---------
+    value : object
+        Value of a cell.
+
+    Returns
+    -------
+    object
+        Texts that begin with = + - @ or a control character with a ' before
+        them, others as they are.
+
+    Example
+    -------
+    >>> safe_cell("=1+1"), safe_cell("a.wav"), safe_cell(-1)
+    ("'=1+1", 'a.wav', -1)
+    """
+    if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")):
+        return f"'{value}"
+    return value

@@ -28,7 +28,7 @@ from speechbrain.utils.distributed import if_main_process, infer_device
 from speechbrain.utils.run_opts import RunOptions
 
 from ascmamba_modules.model_folder.folder import stage_of
-from ascmamba_modules.utils.files import replacing
+from ascmamba_modules.utils.files import printable, replacing
 
 # The loading processes of a run that was killed end some seconds after it,
 # and hold its lock until then.
@@ -43,7 +43,10 @@ def exit_on(*errors):
     try:
         yield
     except errors as error:
-        sys.exit(f"{error}")
+        text = f"{error}"
+        if "Original Traceback" in text:  # of a loading process, comes last
+            text = text.strip().splitlines()[-1]
+        sys.exit("\n".join(map(printable, text.split("\n"))))
 
 
 def parse_arguments(arguments):

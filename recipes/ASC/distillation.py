@@ -170,7 +170,7 @@ def mix(hparams, table, labels, folder, device):
         clip_length=hparams["clip_length"],
     )
     loader = make_dataloader(clips, **hparams["train_dataloader_opts"])
-    with exit_on(ValueError):
+    with exit_on(ValueError, OSError):
         run_on_main(
             make_mixtures,
             args=[

@@ -358,7 +358,7 @@ def log_choices(brain, rows):
     )
 
 
-@exit_on(FloatingPointError, FileNotFoundError)
+@exit_on(FloatingPointError, OSError)
 def fit_and_test(brain, datasets):
     """Trains, loads the best checkpoint, and tests it if there are clips."""
     hparams = brain.hparams

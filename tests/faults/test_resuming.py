@@ -158,3 +158,26 @@ def test_settings_cut_by_an_earlier_version(
     run_here(train(clips, output))
     assert f"{settings} cannot be read" in caplog.text
     assert results(output) == results(uninterrupted)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("how", ["removed", "cut"])
+def test_audio_that_vanishes_in_mid_epoch(
+    clips, tmp_path, monkeypatch, num_workers, how
+):
+    folder = shutil.copytree(clips.parent, tmp_path / "clips")
+    plain = SceneBrain.fit_batch
+
+    def fit_batch(brain, batch):
+        for path in folder.glob("audio/*"):
+            path.unlink() if how == "removed" else path.write_bytes(b"RIFF")
+        return plain(brain, batch)
+
+    monkeypatch.setattr(SceneBrain, "fit_batch", fit_batch)
+    arguments = train(
+        folder / "manifest.csv", tmp_path / "out", num_workers=num_workers
+    )
+    log = run_here(arguments, expect=1)
+    assert f"{folder}/audio/" in log.splitlines()[-1]
+    assert "can no longer be read" in log.splitlines()[-1]
+    assert "Traceback" not in log

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -113,6 +114,45 @@ def test_failed_files_are_skipped_and_counted(
     assert table[CLASSES].isna().all(axis=1).tolist() == [
         i in (3, 5) for i in range(7)
     ]
+
+
+def test_names_neither_steer_a_terminal_nor_run_in_a_spreadsheet(
+    model_folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write_noise("=1+1.wav")
+    Path("bad\x1b[2J\n.wav").write_text("not sound")
+    arguments = ["classify", "=1+1.wav", "bad\x1b[2J\n.wav"]
+    arguments += ["--model", str(model_folder)]
+    assert main(arguments) == 2
+    assert main([*arguments, "--skip-errors", "--output", "out.csv"]) == 1
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.err
+    assert shown.err.count("bad\\x1b[2J\\n.wav") == 2
+    table = pd.read_csv("out.csv")
+    assert table["file"].tolist() == ["'=1+1.wav", "bad\x1b[2J\n.wav"]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert main([*arguments, "--skip-errors"]) == 1
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_classes_may_have_the_names_of_columns(
+    model_folder, recordings, tmp_path
+):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    for name in ("label_encoder.txt", "config.json"):
+        text = (folder / name).read_text()
+        text = text.replace("Bus", "problem").replace("Bar", "=start")
+        (folder / name).write_text(text)
+    classifier = SceneClassifier.from_hparams(folder)
+    arguments = ["classify", str(recordings), "--model", str(folder)]
+    assert main([*arguments, "--output", str(tmp_path / "out.csv")]) == 0
+    table = pd.read_csv(tmp_path / "out.csv")
+    posteriors = table[["p(problem)", "'=start", "Park"]]
+    assert table["problem"].isna().all()
+    for row, found in zip(table.itertuples(), posteriors.to_numpy()):
+        out_prob, *_ = classifier.classify_file(row.file)
+        np.testing.assert_allclose(found, out_prob[0].exp(), atol=1e-4)
 
 
 def test_killed_run_goes_on_to_the_same_output(model_folder, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Faults of audio files, found from their headers, and reading them."""
 
 import os
+import resource
 import shutil
 
 import numpy as np
@@ -163,3 +164,20 @@ def test_fixed_length(tmp_path, rate, channels, seconds):
     kept = min(len(whole), len(fixed)) - (10 if rate != 8000 else 0)
     torch.testing.assert_close(fixed[:kept], whole[:kept])
     assert not fixed[4000:].any()
+
+
+def test_odd_rates_take_little_memory(tmp_path):
+    normalizer = AudioNormalizer(sample_rate=44100)
+    for rate in (12345, 22050, 22254):
+        times = np.arange(2 * rate) / rate
+        samples = np.stack([np.sin(500 * times), np.sin(3000 * times)], 1)
+        soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        waveform = load_audio(tmp_path / "a.wav", normalizer)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert after - before < 100_000  # kB
+        times = np.arange(2 * 44100) / 44100
+        expected = (np.sin(500 * times) + np.sin(3000 * times)) / 2
+        inner = slice(2000, -2000)
+        np.testing.assert_allclose(waveform[inner], expected[inner], atol=1e-2)
+    assert set(normalizer._cached_resamplers) == {22050, 44100}

@@ -76,3 +76,17 @@ def test_plot_shows_posteriors_and_segments(windows):
     assert top > bottom
     if windows == 50:
         assert "12:00:00" in [t.get_text() for t in axes.get_xticklabels()]
+
+
+def test_classes_may_have_the_names_of_columns():
+    names = ["start", "end", "Bus"]
+    posteriors = [[0.8, 0.1, 0.1], [0.2, 0.7, 0.1]]
+    timeline = Timeline([0, 5], [10, 15], posteriors, names)
+    assert timeline.table.columns.tolist() == [
+        *("start", "end", "scene_label", "p(start)", "p(end)", "Bus")
+    ]
+    plain = Timeline([0, 5], [10, 15], posteriors, CLASSES)
+    columns = ["start", "end", "probability"]
+    pd.testing.assert_frame_equal(
+        timeline.segments()[columns], plain.segments()[columns]
+    )
