@@ -210,12 +210,14 @@ class AudioReader:
                     return part
                 unread = self._unread()
             except soundfile.LibsndfileError as error:
-                unread = self.note = (
+                unread = (
                     f"truncated or damaged after {self._seconds:.2f} s "
                     f"({libsndfile_message(error)}); fetch it again"
                 )
                 if self.frames is None and "MPEG" not in self._sound.subtype:
                     raise ValueError(unread) from None
+                if self._done:
+                    self.note = f"perhaps damaged after {self._seconds:.2f} s"
             if unread:
                 self._open_av(unread, self._done)
         part = np.empty((0, self.channels), "float32")

@@ -98,6 +98,7 @@ def test_failed_files_are_skipped_and_counted(
 ):
     (recordings / "3.wav").write_text("not sound")
     (recordings / "5.wav").write_bytes(b"")
+    (recordings / "notes.txt").touch()
     output = tmp_path / "out.csv"
     arguments = ["classify", str(recordings), "--model", str(model_folder)]
     arguments += ["--output", str(output), "--batch-size", "2"]
@@ -109,6 +110,7 @@ def test_failed_files_are_skipped_and_counted(
     shown = capsys.readouterr()
     assert "3.wav: not an audio file" in shown.err
     assert "2 of 7 files could not be used" in shown.err
+    assert "left out: 1 of another kind" in shown.err
     table = pd.read_csv(output)
     assert table["problem"].notna().tolist() == [i in (3, 5) for i in range(7)]
     assert table[CLASSES].isna().all(axis=1).tolist() == [
