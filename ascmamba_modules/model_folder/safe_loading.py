@@ -5,9 +5,11 @@ and call any function.  Without trust it may name the classes below alone, with
 plain settings of sensible size.
 """
 
+import io
 import re
 
-from hyperpyyaml import resolve_references
+import torch
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML, Loader
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
@@ -81,9 +83,9 @@ BOUNDS = {
     "strides": (1, 8),
     "scales": (1, 8),
     "width": (0.05, 10.0),
-    "encoder_layers": (1, 24),
-    "encoder_embed_dim": (1, 1024),
-    "encoder_ffn_embed_dim": (1, 4096),
+    "encoder_layers": (1, 12),
+    "encoder_embed_dim": (1, 768),
+    "encoder_ffn_embed_dim": (1, 3072),
     "dropout": (0.0, 1.0),
     "metadata_dropout": (0.0, 1.0),
 }
@@ -99,6 +101,7 @@ _NEEDED = (
     *("modules", "pretrainer"),
 )
 _EQUAL = ("sample_rate", "n_mels")
+_MAX_WEIGHTS = 200_000_000  # BEATs has 90 million
 _MAX_SIZE = 20_000
 _MAX_LISTS = 200
 _MAX_VALUES = 10_000  # aliases followed
@@ -109,7 +112,7 @@ _REFERENCE = re.compile(r"<\w+>")
 
 
 def check_description(path):
-    """Checks a ``hyperparams.yaml`` without building anything.
+    """Checks a ``hyperparams.yaml`` before anything is built from it.
 
     Arguments
     ---------
@@ -122,7 +125,8 @@ def check_description(path):
         If there is no such file.
     ValueError
         If it holds anything but plain settings within bounds, references by
-        name and classes that are known, each in its place.
+        name and classes that are known, each in its place; or if the model
+        would have over 200 million weights.
 
     Example
     -------
@@ -151,6 +155,7 @@ def check_description(path):
         resolved = resolve_references(text).getvalue()
         # As the builder reads it.
         _Check(has_references=False).check(Loader(resolved).get_single_node())
+        _check_size(resolved)
     except FileNotFoundError:
         raise
     except (ValueError, YAMLError, RecursionError) as error:
@@ -158,6 +163,28 @@ def check_description(path):
             f"{path}: {error} (it is loaded without trust; if you trust its "
             "source, load it as trusted)"
         ) from None
+
+
+def _check_size(resolved):
+    """Raises a ValueError for a model of too many weights, which are counted
+    without memory for them."""
+    yaml, stream = YAML(), io.StringIO()
+    parts = yaml.load(resolved)
+    names = [name for name in ("context_encoder", "model") if name in parts]
+    yaml.dump({name: parts[name] for name in names}, stream)
+    try:
+        with torch.device("meta"):
+            built = load_hyperpyyaml(stream.getvalue())
+    except Exception:
+        # Settings that do not go together fail in the same way later; BEATs
+        # cannot be built so, its bounds above are those of its weights.
+        return
+    weights = (p for part in built.values() for p in part.parameters())
+    count = sum(weight.numel() for weight in weights)
+    if count > _MAX_WEIGHTS:
+        raise ValueError(
+            f"the model has {count:,} weights, {_MAX_WEIGHTS:,} are allowed"
+        )
 
 
 class _Check:

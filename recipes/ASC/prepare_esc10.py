@@ -22,6 +22,7 @@ from corpus import (
     add_max_problems,
     check_output,
     find_file,
+    read_table,
     run_preparation,
     write_corpus,
 )
@@ -44,10 +45,13 @@ def read_metadata(folder):
     """
     for name in ("meta.csv", "meta/esc50.csv"):
         if (folder / name).exists():
-            table = pd.read_csv(folder / name)
+            columns = ["filename", "fold", "category"]
+            if name.startswith("meta/"):  # of all ESC-50
+                columns.append("esc10")
+            table = read_table(folder / name, columns)
             if "esc10" in table:
-                table = table[table["esc10"]]
-            return table
+                table = table[table["esc10"] == "True"]
+            return table.assign(fold=pd.to_numeric(table["fold"]))
     raise FileNotFoundError(
         f"No meta.csv or meta/esc50.csv in {folder}: give the folder of "
         "ESC-10 or ESC-50 as it was unpacked."

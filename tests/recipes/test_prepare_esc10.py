@@ -77,3 +77,12 @@ def test_wrong_folds_are_refused(esc50, arguments, message):
 def test_wrong_folder_is_named(tmp_path):
     with pytest.raises(SystemExit, match="No meta.csv or meta/esc50.csv in"):
         main([str(tmp_path)])
+
+
+def test_list_with_semicolons_is_named_in_one_line(esc50):
+    path = esc50 / "meta" / "esc50.csv"
+    path.write_text(path.read_text().replace(",", ";"))
+    with pytest.raises(SystemExit) as error:
+        main([str(esc50), "--output", str(esc50 / "m.csv")])
+    assert "esc50.csv" in error.value.code
+    assert "missing column 'filename'; the first line" in error.value.code

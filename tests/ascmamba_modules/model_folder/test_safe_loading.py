@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,14 @@ def test_models_of_the_recipe_pass(tmp_path, name):
         description(stage, uses_context, is_split=True)
     )
     check_description(tmp_path / "hyperparams.yaml")
+
+
+def test_settings_in_bounds_that_are_too_much_together(own_folder):
+    largest = "channels: 512\n  expand: 8\n  depth: 6\n  d_state: 256"
+    change(own_folder, "channels: 4\n  n_blocks: 1", largest)
+    change(own_folder, "  d_state: 2\n", "  n_blocks: 16\n")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="model has 673,182,291 weights"):
+        load(own_folder)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 200_000  # kB; its weights are 2.7 GB
