@@ -140,10 +140,10 @@ def list_stages(output, corpora, settings, run_options):
     systems = {
         "challenge baseline": "baseline",
         "SE-Trans": "finetune_se_trans",
-        "ASCMamba, audio alone": "finetune_without_context",
+        "ASCMamba audio alone": "finetune_without_context",
         "ASCMamba": "finetune",
-        "audio alone, pseudo-labels": "finetune_pseudo_without_context",
-        "ASCMamba, pseudo-labels": "finetune_pseudo",
+        "audio alone + pseudo-labels": "finetune_pseudo_without_context",
+        "ASCMamba + pseudo-labels": "finetune_pseudo",
     }
     models = {name: str(output / stage) for name, stage in systems.items()}
     evaluation = {
