@@ -277,7 +277,9 @@ def _log_once(choice, device, status):
     if (choice, device) in _logged_choices:
         return
     _logged_choices.add((choice, device))
-    passed_over = [f"{k}: {v}" for k, v in status.items() if v]
+    # Nobody on a CPU asked for the engines of GPUs.
+    names = ("cpu",) if device == "cpu" else status
+    passed_over = [f"{k}: {status[k]}" for k in names if status[k]]
     # Slow where it need not be is worth a warning.
     slow = choice == "torch" and device in ("cpu", "cuda")
     logger.log(
