@@ -46,25 +46,25 @@ def change(folder, old, new):
 
 # Each runs something when SpeechBrain loads it.
 RUNS = [
-    "evil: !apply:os.system ['touch {trap}']",
+    "evil: !apply:os.system ['touch \"{trap}\"']",
     "evil: !new:subprocess.Popen [[touch, '{trap}']]",
     "evil: !new:logging.FileHandler ['{trap}']",
-    "evil: !!python/object/apply:os.system ['touch {trap}']",
-    "evil: !applyref:os.system ['touch {trap}']",
-    "evil: (!!python/object/apply:os.system ['touch {trap}'], 1)",
-    "evil: !tuple x!!python/object/apply:os.system ['touch {trap}']x",
+    "evil: !!python/object/apply:os.system ['touch \"{trap}\"']",
+    "evil: !applyref:os.system ['touch \"{trap}\"']",
+    "evil: (!!python/object/apply:os.system ['touch \"{trap}\"'], 1)",
+    "evil: !tuple x!!python/object/apply:os.system ['touch \"{trap}\"']x",
     "evil: !include:{include}",
-    "evil: [1, {{a: !apply:os.system ['touch {trap}']}}]",
-    "__evil: &evil !apply:os.system ['touch {trap}']",
-    "evil: {{<<: {{a: !apply:os.system ['touch {trap}']}}}}",
-    "evil: !name:os.system ['touch {trap}']\nthen: !ref <evil.func>",
+    "evil: [1, {{a: !apply:os.system ['touch \"{trap}\"']}}]",
+    "__evil: &evil !apply:os.system ['touch \"{trap}\"']",
+    "evil: {{<<: {{a: !apply:os.system ['touch \"{trap}\"']}}}}",
+    "evil: !name:os.system ['touch \"{trap}\"']\nthen: !ref <evil.func>",
 ]
 
 
 @pytest.mark.parametrize("line", RUNS)
 def test_nothing_runs(own_folder, tmp_path, line):
     trap, include = tmp_path / "trap", own_folder / "include.yaml"
-    include.write_text(f"a: !apply:os.system ['touch {trap}']")
+    include.write_text(f"a: !apply:os.system ['touch \"{trap}\"']")
     line = line.format(trap=trap, include=include.name)
     text = (own_folder / "hyperparams.yaml").read_text()
     (own_folder / "hyperparams.yaml").write_text(line + "\n" + text)
