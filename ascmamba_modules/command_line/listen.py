@@ -8,6 +8,7 @@ from ascmamba_modules.command_line.options import (
     add_metadata_options,
     add_model_options,
     add_subparser,
+    add_window_options,
     load_classifier,
     positive,
 )
@@ -62,21 +63,7 @@ def add_parser(subparsers):
     )
     add_model_options(parser, batch_size=1)
     add_metadata_options(parser)
-    parser.add_argument(
-        "--window",
-        type=positive(float),
-        default=10.0,
-        metavar="SECONDS",
-        help="length of a window, best that of the clips in training "
-        "(default: 10)",
-    )
-    parser.add_argument(
-        "--hop",
-        type=positive(float),
-        default=1.0,
-        metavar="SECONDS",
-        help="shift from one window to the next (default: 1)",
-    )
+    add_window_options(parser, 1.0, "1")
     return parser
 
 

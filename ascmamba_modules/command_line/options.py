@@ -102,6 +102,25 @@ def add_metadata_options(parser):
     )
 
 
+def add_window_options(parser, hop, hop_text):
+    """Adds the windows of a long recording; ``hop`` is the default."""
+    parser.add_argument(
+        "--window",
+        type=positive(float),
+        default=10.0,
+        metavar="SECONDS",
+        help="length of a window, best that of the clips in training "
+        "(default: 10)",
+    )
+    parser.add_argument(
+        "--hop",
+        type=positive(float),
+        default=hop,
+        metavar="SECONDS",
+        help=f"shift from one window to the next (default: {hop_text})",
+    )
+
+
 def positive(number):
     """Makes an argument type: positive and finite numbers of a type."""
 

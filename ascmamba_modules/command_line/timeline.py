@@ -12,9 +12,9 @@ from ascmamba_modules.command_line.options import (
     add_metadata_options,
     add_model_options,
     add_subparser,
+    add_window_options,
     check_output,
     load_classifier,
-    positive,
 )
 from ascmamba_modules.command_line.recordings import (
     find_recordings,
@@ -68,20 +68,7 @@ def add_parser(subparsers):
     )
     add_model_options(parser)
     add_metadata_options(parser)
-    parser.add_argument(
-        "--window",
-        type=positive(float),
-        default=10.0,
-        metavar="SECONDS",
-        help="length of a window, best that of the clips in training "
-        "(default: 10)",
-    )
-    parser.add_argument(
-        "--hop",
-        type=positive(float),
-        metavar="SECONDS",
-        help="shift from one window to the next (default: half a window)",
-    )
+    add_window_options(parser, None, "half a window")
     parser.add_argument(
         "--format",
         choices=_SUFFIXES,
