@@ -38,7 +38,14 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.dataio.preprocess import AudioNormalizer
-from stages import RECIPE, SUMMARY, Stage, end_on_sigterm, options, run_stages
+from stages import (
+    RECIPE,
+    SUMMARY,
+    Stage,
+    one_line_at_the_end,
+    options,
+    run_stages,
+)
 
 from ascmamba_modules.data.audio_files import load_audio
 from ascmamba_modules.data.manifest import read_manifest
@@ -383,13 +390,8 @@ def main(arguments):
         "--settings", default=SYSTEMS, help="another compare_esc10.yaml"
     )
     args = parser.parse_args(arguments)
-    end_on_sigterm()
-    try:
+    with one_line_at_the_end():
         compare(args)
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted; the same command again goes on from here.")
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"{error}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
-from stages import RECIPE, SUMMARY, Stage, end_on_sigterm, run_stages
+from stages import RECIPE, SUMMARY, Stage, one_line_at_the_end, run_stages
 
 from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.data.sessions import LEVELS, find_groups
@@ -250,13 +250,8 @@ def parse(arguments):
 def main(arguments):
     """Runs from the command line."""
     args, options = parse(arguments)
-    end_on_sigterm()
-    try:
+    with one_line_at_the_end():
         run(args, options)
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted; the same command again goes on from here.")
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"{error}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pathlib import Path
 import pandas as pd
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GroupKFold
-from stages import SUMMARY, Stage, end_on_sigterm, options, run_stages
+from stages import SUMMARY, Stage, one_line_at_the_end, options, run_stages
 
 from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.inference import SceneClassifier
@@ -166,11 +166,8 @@ def main(arguments):
     parser.add_argument("--teacher", required=True, help="see distill.yaml")
     parser.add_argument("--output", required=True, help="folder for all of it")
     args, args.more = parser.parse_known_args(arguments)
-    end_on_sigterm()
-    try:
+    with one_line_at_the_end():
         run(args)
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"{error}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,14 @@ from pathlib import Path
 
 import pandas as pd
 from hyperpyyaml import load_hyperpyyaml
-from stages import RECIPE, SUMMARY, Stage, end_on_sigterm, options, run_stages
+from stages import (
+    RECIPE,
+    SUMMARY,
+    Stage,
+    one_line_at_the_end,
+    options,
+    run_stages,
+)
 
 DEMO_SETTINGS = RECIPE / "demo.yaml"
 
@@ -264,13 +271,8 @@ def run(args):
 def main(arguments):
     """Runs from the command line."""
     args = parse(arguments)
-    end_on_sigterm()
-    try:
+    with one_line_at_the_end():
         run(args)
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted; the same command again goes on from here.")
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"{error}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,9 +66,17 @@ class Stage:
         return self.result.parent if is_folder else self.result
 
 
-def end_on_sigterm():
-    """Lets SIGTERM end this process as Ctrl-C does, its stage with it."""
+@contextmanager
+def one_line_at_the_end():
+    """Ends a script with one line on what stopped it; SIGTERM does as Ctrl-C
+    does, its stage with it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted; the same command again goes on from here.")
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"{error}")
 
 
 def options(settings):

@@ -105,8 +105,9 @@ def test_stage_ends_with_the_run(tmp_path, number):
     os.mkfifo(fifo)
     sleeper = f"import time; f = open({str(fifo)!r}, 'w'); time.sleep(600)"
     code = (
-        "from pathlib import Path; from stages import *; end_on_sigterm();"
-        f"run_stages([Stage('a', 'a', '-c', ({sleeper!r},), Path('a.txt'))],"
+        "from pathlib import Path\nfrom stages import *\n"
+        "with one_line_at_the_end():\n"
+        f"  run_stages([Stage('a', 'a', '-c', ({sleeper!r},), Path('a.txt'))],"
         f"Path({str(tmp_path)!r}))"
     )
     process = subprocess.Popen(
