@@ -3,6 +3,7 @@
 import os
 import pickle
 import resource
+import time
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,9 @@ def test_nothing_runs(own_folder, tmp_path, line):
             load_hyperpyyaml(file)
     except Exception:
         pass
+    end = time.monotonic() + 60
+    while not trap.exists() and time.monotonic() < end:
+        time.sleep(0.01)  # Popen does not wait for its process
     assert trap.exists()
 
 
