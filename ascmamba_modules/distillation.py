@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ascmamba_modules.brain import SceneBrain
 from ascmamba_modules.padding import frame_counts
-from ascmamba_modules.utils.files import replacing
+from ascmamba_modules.utils.files import read_json, replacing
 
 logger = get_logger(__name__)
 
@@ -234,7 +234,7 @@ def make_mixtures(
     folder = Path(folder)
     finished = folder / "mixtures.json"
     if finished.exists():
-        if json.loads(finished.read_text("utf-8")) != description:
+        if read_json(finished) != description:
             raise ValueError(
                 f"{folder} holds mixtures of other clips, of another teacher "
                 "or with other settings: choose another --output_folder."

@@ -22,7 +22,12 @@ from ascmamba_modules.pseudo_labels.session_labels import (
     check_purity,
     session_votes,
 )
-from ascmamba_modules.utils.files import file_stamp, replacing, write_csv
+from ascmamba_modules.utils.files import (
+    file_stamp,
+    read_json,
+    replacing,
+    write_csv,
+)
 
 logger = get_logger(__name__)
 
@@ -168,7 +173,7 @@ class PseudoLabelBrain(Brain):
         folder = Path(folder)
         path, key_path = folder / "posteriors.csv", folder / "posteriors.json"
         key = self._key(table)
-        if key_path.exists() and json.loads(key_path.read_text()) == key:
+        if read_json(key_path) == key:
             logger.info("Posteriors are taken from %s", path)
         else:
             log_posteriors = self._gather(self._infer(table))

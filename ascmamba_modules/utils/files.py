@@ -1,5 +1,6 @@
 """Files that are written completely or not at all."""
 
+import json
 import os
 import re
 from contextlib import contextmanager
@@ -81,6 +82,47 @@ def write_csv(table, path, index=False):
     """
     with replacing(path) as temporary:
         table.to_csv(temporary, index=index)
+
+
+def read_json(path):
+    """Reads a JSON object that a program wrote for itself.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    dict
+        Its content; empty if there is no such file.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, with the remedy.
+
+    Example
+    -------
+    >>> read_json("no_such_file.json")
+    {}
+    """
+    try:
+        content = json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise _damaged(path, error) from None
+    if not isinstance(content, dict):
+        raise _damaged(path, "no JSON object")
+    return content
+
+
+def _damaged(path, reason):
+    return ValueError(
+        f"{path} is damaged ({reason}): remove it, and run the same command "
+        "again."
+    )
 
 
 def printable(text):

@@ -53,7 +53,7 @@ from ascmamba_modules.evaluation.bootstrap import interval_by_session
 from ascmamba_modules.features import LogMel
 from ascmamba_modules.inference import SceneClassifier
 from ascmamba_modules.inference.teaching import embed_files, fit, linear_layer
-from ascmamba_modules.utils.files import replacing, write_csv
+from ascmamba_modules.utils.files import read_json, replacing, write_csv
 from ascmamba_modules.utils.model_size import multiply_adds
 
 SYSTEMS = RECIPE / "compare_esc10.yaml"
@@ -251,7 +251,7 @@ def score(name, system, run, table, stages, conditions):
         stage = run.stage.name
         run_stages(stages, run.folder.parent, first=stage, last=stage)
     path = run.folder / SCORES
-    record = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    record = read_json(path)
     if record and record["settings"] != run.settings:
         raise ValueError(
             f"{run.title} was scored with other settings: choose another "
@@ -287,8 +287,7 @@ def score(name, system, run, table, stages, conditions):
 def make_table(output, order):
     """Makes the table of all that was scored in a folder."""
     records = pd.DataFrame(
-        json.loads(path.read_text("utf-8"))
-        for path in output.glob(f"*/{SCORES}")
+        read_json(path) for path in output.glob(f"*/{SCORES}")
     )
     rows = []
     for name in [n for n in order if n in set(records["system"])]:

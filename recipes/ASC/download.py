@@ -1,5 +1,6 @@
 """Fetches corpora from Zenodo, checked by Zenodo's own checksums."""
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def fetch_record(record, names, folder, unpack=True):
             logger.info("File %d of %d: %s", number, len(names), name)
             store.fetch(
                 name,
-                processor=pooch.Unzip(extract_dir=".") if unpack else None,
+                processor=_unpack if unpack else None,
                 progressbar=True,
             )
     # A failed request is an OSError, a wrong checksum a ValueError.
@@ -51,6 +52,30 @@ def fetch_record(record, names, folder, unpack=True):
             "Run the same command again to go on, or fetch by hand from "
             f"https://zenodo.org/records/{record} into {Path(folder)}."
         )
+
+
+def _unpack(path, action, store):
+    """Unpacks an archive beside it, as a processor of pooch.
+
+    Each member appears whole, under its name, or not at all: pooch's own keeps
+    the one that was cut when the program was killed.
+    """
+    folder = Path(path).parent
+    scratch = folder / ".unpacking"
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            target = folder / member.filename
+            if member.is_dir() or _is_whole(target, member.file_size):
+                continue
+            unpacked = Path(archive.extract(member, scratch))
+            target = folder / unpacked.relative_to(scratch)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            unpacked.replace(target)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_whole(path, size):
+    return path.is_file() and path.stat().st_size == size
 
 
 def fetch_file(url, checksum, folder):

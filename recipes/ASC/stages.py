@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ascmamba_modules.utils.files import replacing
+from ascmamba_modules.utils.files import read_json, replacing
 
 RECIPE = Path(__file__).resolve().parent
 RECORD = "stages.json"
@@ -135,7 +135,7 @@ def run_stages(stages, output, launcher=(), first=None, last=None):
 
 def _run_stage(stage, position, output, launcher):
     path = output / RECORD
-    record = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    record = read_json(path)
     earlier = record.get(stage.name)
     if earlier and earlier != list(stage.arguments):
         if stage.started_output.exists():
@@ -239,7 +239,7 @@ def _scores(stage):
     """Scores of a training, as a text."""
     if not stage.trains:
         return ""
-    scores = json.loads(stage.result.read_text("utf-8"))["scores"]
+    scores = read_json(stage.result).get("scores", {})
     parts = [f"{k} {v:.3f}" for k, v in scores.items() if v is not None]
     is_distilled = "hparams/distill.yaml" in stage.arguments
     name = "explained variance" if is_distilled else "macro accuracy"

@@ -5,6 +5,7 @@ import threading
 import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pooch
 import pytest
@@ -83,6 +84,27 @@ def test_interrupted_download_goes_on_with_the_file_it_stopped_at(
     fetch_record(1, ["a.zip", "b.zip"], folder)
     assert Handler.asked == ["/a.zip", "/b.zip", "/b.zip"]
     assert (folder / "corpus" / "b.wav").exists()
+
+
+def test_member_cut_by_a_kill_is_unpacked_again(zenodo, tmp_path, monkeypatch):
+    folder = tmp_path / "corpora"
+    fetch_record(1, ["a.zip"], folder)
+    (folder / "corpus" / "a.wav").write_text("aa")  # as pooch leaves it
+    fetch_record(1, ["a.zip"], folder)
+    assert (folder / "corpus" / "a.wav").read_text() == "a" * 1000
+
+    def killed(archive, member, folder):
+        (Path(folder) / "corpus").mkdir(parents=True)
+        (Path(folder) / "corpus" / "b.wav").write_text("bb")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(zipfile.ZipFile, "extract", killed)
+        fetch_record(1, ["b.zip"], folder)
+    assert not (folder / "corpus" / "b.wav").exists()
+    fetch_record(1, ["b.zip"], folder)
+    files = sorted(path.name for path in folder.rglob("*"))
+    assert files == ["a.wav", "a.zip", "b.wav", "b.zip", "corpus"]
 
 
 def test_file_that_the_record_does_not_hold(zenodo, tmp_path):

@@ -82,6 +82,20 @@ def test_other_settings_are_refused(stages, tmp_path):
     assert stages[0].result.read_text() == "other"
 
 
+@pytest.mark.parametrize("name", ["stages.json", "summary.json"])
+@pytest.mark.parametrize("content", [b"", bytes(20), b"[]", b'{"a": ['])
+def test_damaged_record_is_named(tmp_path, name, content):
+    stage = write(tmp_path / "a" / "summary.json", '{"scores": {}}')
+    stage.result.parent.mkdir()
+    run_stages([stage], tmp_path)
+    path = next(tmp_path.rglob(name))
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is damaged.*: remove it"):
+        run_stages([stage], tmp_path)
+    path.unlink()
+    run_stages([stage], tmp_path)
+
+
 def test_two_at_once_are_refused(stages, tmp_path):
     with FileLock(tmp_path / ".lock"):
         with pytest.raises(RuntimeError, match="another run is at work there"):
