@@ -70,7 +70,7 @@ def add_parser(subparsers):
 def run(arguments):
     """Runs the subcommand; returns the exit code."""
     classifier = load_classifier(arguments)
-    from ascmamba_modules.inference.streaming import resample_stream
+    from ascmamba_modules.data.resampling import resample_stream
 
     blocks = resample_stream(
         _reader(sys.stdin.buffer, arguments.encoding, arguments.channels),

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from scipy.signal import resample_poly
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.parallel import parallel_map
 
@@ -23,6 +22,7 @@ from ascmamba_modules.data.audio_reader import (
     libsndfile_message,  # noqa: F401
     open_audio,
 )
+from ascmamba_modules.data.resampling import check_rate, normalize_audio
 from ascmamba_modules.utils.files import file_stamp, write_csv
 
 logger = get_logger(__name__)
@@ -31,8 +31,6 @@ _BLOCK = 2**16  # frames
 _CHECKED = 60.0  # seconds of a file of several channels
 # A stated duration may be rounded; a file shorter by more is truncated.
 _DURATION_TOLERANCE = 0.1  # seconds
-_MAX_FILTER_SIZE = 6e7  # values
-_KEPT_FILTER_SIZE = 2e5  # usual rates have up to 150,000
 _warned = set()  # paths
 
 
@@ -313,64 +311,3 @@ def report_samples(path, audio):
     if found and str(path) not in _warned:
         _warned.add(str(path))
         logger.warning("%s: %s", path, "; ".join(found))
-
-
-def normalize_audio(samples, rate, audio_normalizer):
-    """Resamples and averages channels, and keeps no large filters.
-
-    Arguments
-    ---------
-    samples : torch.Tensor
-        Samples (time, channels).
-    rate : int
-        Their rate in Hz.
-    audio_normalizer : speechbrain.dataio.preprocess.AudioNormalizer
-        Keeps a filter for each rate that it has seen, hundreds of MB for odd
-        ones, which are resampled by SciPy instead.
-
-    Returns
-    -------
-    torch.Tensor
-        Waveform (samples).
-    """
-    new_rate = audio_normalizer.sample_rate
-    if _filter_size(rate, new_rate) > _KEPT_FILTER_SIZE:
-        divisor = math.gcd(rate, new_rate)
-        samples = resample_poly(
-            samples.numpy(), new_rate // divisor, rate // divisor, axis=0
-        )
-        samples = torch.from_numpy(samples)
-        rate = new_rate
-    return audio_normalizer(samples, rate)
-
-
-def _filter_size(rate, new_rate):
-    divisor = math.gcd(rate, new_rate)
-    return (rate // divisor) * (new_rate // divisor)
-
-
-def check_rate(rate, new_rate):
-    """Refuses rates that have too few factors in common.
-
-    A block of a recording holds a multiple of ``rate / gcd`` samples, of which
-    a damaged header makes any number.
-
-    Arguments
-    ---------
-    rate, new_rate : int
-        Rates in Hz, from and to.
-
-    Raises
-    ------
-    ValueError
-        For such rates, from 48,003 to 44,100 Hz for example.
-
-    Example
-    -------
-    >>> check_rate(48000, 44100)
-    """
-    if _filter_size(rate, new_rate) > _MAX_FILTER_SIZE:
-        raise ValueError(
-            f"{rate} Hz cannot be resampled to {new_rate} Hz in little "
-            "memory; convert the file to a usual rate (16000, 44100, 48000 ...)"
-        )

@@ -421,7 +421,7 @@ class SceneClassifier(Pretrained):
         ---------
         blocks : iterable
             Consecutive waveforms (samples) at the model's sample rate, as
-            from :func:`ascmamba_modules.inference.streaming.resample_stream`.
+            from :func:`ascmamba_modules.data.resampling.resample_stream`.
         window, hop, location, record_time
             As in :meth:`classify_long`.
         batch_size : int

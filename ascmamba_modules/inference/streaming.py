@@ -1,23 +1,12 @@
 """Recordings of any length, read and cut in constant memory."""
 
-import math
-
 import torch
 
-from ascmamba_modules.data.audio_files import (
-    check_rate,
-    normalize_audio,
-    open_audio,
-    report_samples,
-)
-
-# The resampler's filters reach 6 / (0.99 * lower rate) seconds to each side:
-# 6 ms at 1 kHz.
-_MARGIN = 0.05  # seconds
-_BLOCK = 10.0  # seconds
+from ascmamba_modules.data.audio_files import open_audio, report_samples
+from ascmamba_modules.data.resampling import resample_stream
 
 
-def stream_audio(path, audio_normalizer, block_length=_BLOCK):
+def stream_audio(path, audio_normalizer, block_length=10.0):
     """Reads a file of any rate and channel count as one channel, in blocks.
 
     Concatenated, the blocks equal the output of
@@ -54,56 +43,6 @@ def stream_audio(path, audio_normalizer, block_length=_BLOCK):
             block_length,
         )
         report_samples(path, audio)
-
-
-def resample_stream(
-    read, rate, channels, audio_normalizer, block_length=_BLOCK
-):
-    """Resamples audio and averages its channels, in blocks.
-
-    Arguments
-    ---------
-    read : callable
-        ``read(frames)`` gives the next samples, a float32 array (frames,
-        channels); fewer than asked for at the end.
-    rate, channels : int
-        Of these samples.
-    audio_normalizer, block_length
-        As in :func:`stream_audio`.
-
-    Yields
-    ------
-    torch.Tensor
-        Waveform (samples) at the normaliser's rate.
-
-    Raises
-    ------
-    ValueError
-        As :func:`stream_audio`.
-    """
-    new_rate = audio_normalizer.sample_rate
-    check_rate(rate, new_rate)
-    # Input samples after which a whole number of output samples is due.
-    step = rate // math.gcd(rate, new_rate)
-    step_out = new_rate // math.gcd(rate, new_rate)
-    margin = step * math.ceil(_MARGIN * rate / step)
-    size = max(2 * margin, step * round(block_length * rate / step))
-    known = torch.empty(0, channels)  # before the block
-    done = 0  # samples of known that have been yielded
-    while True:
-        block = read(size)
-        samples = torch.cat([known, torch.from_numpy(block)])
-        if len(samples) == 0:
-            return
-        waveform = normalize_audio(samples, rate, audio_normalizer)
-        first = done // step * step_out
-        if len(block) < size:
-            yield waveform[first:]
-            return
-        last = (len(samples) - margin) // step * step_out
-        yield waveform[first:last]
-        known = samples[-2 * margin :]
-        done = margin
 
 
 def cut_windows(blocks, window, hop):

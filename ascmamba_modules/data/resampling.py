@@ -1,0 +1,124 @@
+"""Resampling to one channel, in memory that is bounded at any rate."""
+
+import math
+
+import torch
+from scipy.signal import resample_poly
+
+_MAX_FILTER_SIZE = 6e7  # values
+_KEPT_FILTER_SIZE = 2e5  # usual rates have up to 150,000
+# The resampler's filters reach 6 / (0.99 * lower rate) seconds to each side:
+# 6 ms at 1 kHz.
+_MARGIN = 0.05  # seconds
+_BLOCK = 10.0  # seconds
+
+
+def resample_stream(
+    read, rate, channels, audio_normalizer, block_length=_BLOCK
+):
+    """Resamples audio and averages its channels, in blocks.
+
+    Arguments
+    ---------
+    read : callable
+        ``read(frames)`` gives the next samples, a float32 array (frames,
+        channels); fewer than asked for at the end.
+    rate, channels : int
+        Of these samples.
+    audio_normalizer, block_length
+        As in :func:`stream_audio`.
+
+    Yields
+    ------
+    torch.Tensor
+        Waveform (samples) at the normaliser's rate.
+
+    Raises
+    ------
+    ValueError
+        As :func:`stream_audio`.
+    """
+    new_rate = audio_normalizer.sample_rate
+    check_rate(rate, new_rate)
+    # Input samples after which a whole number of output samples is due.
+    step = rate // math.gcd(rate, new_rate)
+    step_out = new_rate // math.gcd(rate, new_rate)
+    margin = step * math.ceil(_MARGIN * rate / step)
+    size = max(2 * margin, step * round(block_length * rate / step))
+    known = torch.empty(0, channels)  # before the block
+    done = 0  # samples of known that have been yielded
+    while True:
+        block = read(size)
+        samples = torch.cat([known, torch.from_numpy(block)])
+        if len(samples) == 0:
+            return
+        waveform = normalize_audio(samples, rate, audio_normalizer)
+        first = done // step * step_out
+        if len(block) < size:
+            yield waveform[first:]
+            return
+        last = (len(samples) - margin) // step * step_out
+        yield waveform[first:last]
+        known = samples[-2 * margin :]
+        done = margin
+
+
+def normalize_audio(samples, rate, audio_normalizer):
+    """Resamples and averages channels, and keeps no large filters.
+
+    Arguments
+    ---------
+    samples : torch.Tensor
+        Samples (time, channels).
+    rate : int
+        Their rate in Hz.
+    audio_normalizer : speechbrain.dataio.preprocess.AudioNormalizer
+        Keeps a filter for each rate that it has seen, hundreds of MB for odd
+        ones, which are resampled by SciPy instead.
+
+    Returns
+    -------
+    torch.Tensor
+        Waveform (samples).
+    """
+    new_rate = audio_normalizer.sample_rate
+    if _filter_size(rate, new_rate) > _KEPT_FILTER_SIZE:
+        divisor = math.gcd(rate, new_rate)
+        samples = resample_poly(
+            samples.numpy(), new_rate // divisor, rate // divisor, axis=0
+        )
+        samples = torch.from_numpy(samples)
+        rate = new_rate
+    return audio_normalizer(samples, rate)
+
+
+def _filter_size(rate, new_rate):
+    divisor = math.gcd(rate, new_rate)
+    return (rate // divisor) * (new_rate // divisor)
+
+
+def check_rate(rate, new_rate):
+    """Refuses rates that have too few factors in common.
+
+    A block of a recording holds a multiple of ``rate / gcd`` samples, of which
+    a damaged header makes any number.
+
+    Arguments
+    ---------
+    rate, new_rate : int
+        Rates in Hz, from and to.
+
+    Raises
+    ------
+    ValueError
+        For such rates, from 48,003 to 44,100 Hz for example.
+
+    Example
+    -------
+    >>> check_rate(48000, 44100)
+    """
+    if _filter_size(rate, new_rate) > _MAX_FILTER_SIZE:
+        raise ValueError(
+            f"{rate} Hz cannot be resampled to {new_rate} Hz in little "
+            "memory; convert the file to a usual rate (16000, 44100, 48000 ...)"
+        )
