@@ -9,7 +9,7 @@ from speechbrain.processing.features import InputNormalization
 from torch import nn
 from torchaudio.transforms import MelSpectrogram
 
-from ascmamba_modules.padding import frame_counts
+from ascmamba_modules.padding import frame_counts, valid_frames
 
 _POWER_FLOOR = 1e-10  # -100 dB
 _CPU_CLIPS = 2
@@ -37,6 +37,13 @@ class LogMel(nn.Module):
         Edges of the mel filter bank in Hz; f_max None is half the rate.
     top_db : float or None
         Values lie at most this many dB under the maximum of their clip.
+    remove_offset : bool
+        Whether the mean of a clip's samples is subtracted first, without
+        which a constant offset counts as the loudest sound.
+    frequency_centering : bool
+        Whether the mean over a clip is subtracted from each band, so that
+        neither level nor microphone shift the values.
+        Source: arXiv 2306.11764.
 
     Raises
     ------
@@ -61,6 +68,8 @@ class LogMel(nn.Module):
         f_min=0.0,
         f_max=None,
         top_db=80.0,
+        remove_offset=False,
+        frequency_centering=False,
     ):
         super().__init__()
         if not 0 <= f_min < (f_max or sample_rate / 2) <= sample_rate / 2:
@@ -87,11 +96,15 @@ class LogMel(nn.Module):
             "f_min": f_min,
             "f_max": f_max,
             "top_db": top_db,
+            "remove_offset": remove_offset,
+            "frequency_centering": frequency_centering,
         }
         self.sample_rate = sample_rate
         self.hop_samples = round(sample_rate * hop_length / 1000)
         self.n_mels = n_mels
         self.top_db = top_db
+        self.remove_offset = remove_offset
+        self.frequency_centering = frequency_centering
         self.mel_spectrogram = MelSpectrogram(
             sample_rate=sample_rate,
             n_fft=n_fft,
@@ -123,13 +136,19 @@ class LogMel(nn.Module):
             mean nothing; :meth:`frame_lengths` tells where it is.
         """
         with torch.autocast(wavs.device.type, enabled=False):
-            power = self._power(wavs.float())  # (B, M, T + 1)
+            wavs = wavs.float()
+            if self.remove_offset:
+                wavs = _centre(wavs.unsqueeze(-1), lengths).squeeze(-1)
+            power = self._power(wavs)  # (B, M, T + 1)
         db = power.clamp_(min=_POWER_FLOOR).log10_().mul_(10.0)
         db = db.transpose(1, 2)  # (B, T + 1, M)
         if self.top_db is not None:
             peak = self._peak(db, wavs, lengths)
             db = torch.maximum(db, peak - self.top_db)
-        return db[:, : self._n_frames(wavs.shape[1])]
+        db = db[:, : self._n_frames(wavs.shape[1])]
+        if self.frequency_centering:
+            db = _centre(db, self.frame_lengths(wavs, lengths))
+        return db
 
     def frame_lengths(self, wavs, lengths):
         """Relative lengths of the clips in frames.
@@ -178,6 +197,16 @@ class LogMel(nn.Module):
             padding = (frames > last_frame).unsqueeze(-1)
             db = db.masked_fill(padding, -torch.inf)
         return db.amax((1, 2), keepdim=True)
+
+
+def _centre(x, lengths):
+    """Subtracts from (batch, time, channels) its mean over time, padding left
+    out and set to zero."""
+    if lengths is None:
+        return x - x.mean(1, keepdim=True)
+    mask = valid_frames(lengths, x.shape[1]).unsqueeze(-1)
+    sums = (x * mask).sum(1, keepdim=True)
+    return (x - sums / mask.sum(1, keepdim=True)) * mask
 
 
 class FixedNormalization(InputNormalization):

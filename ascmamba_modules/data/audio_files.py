@@ -22,12 +22,13 @@ from ascmamba_modules.data.audio_reader import (
     libsndfile_message,  # noqa: F401
     open_audio,
 )
-from ascmamba_modules.data.resampling import check_rate, normalize_audio
+from ascmamba_modules.data.resampling import resample_stream
 from ascmamba_modules.utils.files import file_stamp, write_csv
 
 logger = get_logger(__name__)
 
 _BLOCK = 2**16  # frames
+_BLOCK_VALUES = 2**24  # 64 MB, a mono file of 6 minutes
 _CHECKED = 60.0  # seconds of a file of several channels
 # A stated duration may be rounded; a file shorter by more is truncated.
 _DURATION_TOLERANCE = 0.1  # seconds
@@ -274,16 +275,30 @@ def load_audio(path, audio_normalizer, seconds=None):
     ------
     ValueError
         If it cannot be read to its end, its samples mean nothing, or it
-        cannot be resampled, see :func:`check_rate`.
+        cannot be resampled, see
+        :func:`~ascmamba_modules.data.resampling.check_rate`.
     """
     with open_audio(path) as audio:
-        rate = audio.samplerate
-        check_rate(rate, audio_normalizer.sample_rate)
         # Read no more than is needed: resampling takes time.
-        frames = math.inf if seconds is None else round(seconds * rate) + 1
-        waveform = torch.from_numpy(audio.read(frames))
+        left = math.inf
+        if seconds is not None:
+            left = round(seconds * audio.samplerate) + 1
+
+        def read(frames):
+            nonlocal left
+            samples = audio.read(min(frames, left))
+            left -= len(samples)
+            return samples
+
+        # In one block, as a rule; what has many channels or a high rate would
+        # need much memory.
+        values = audio.samplerate * audio.channels  # a second
+        blocks = resample_stream(
+            *(read, audio.samplerate, audio.channels, audio_normalizer),
+            block_length=_BLOCK_VALUES / values,
+        )
+        waveform = torch.cat(list(blocks))
         report_samples(path, audio)
-    waveform = normalize_audio(waveform, rate, audio_normalizer)
     if seconds is None:
         return waveform
     samples = round(seconds * audio_normalizer.sample_rate)

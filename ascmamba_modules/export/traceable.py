@@ -121,11 +121,15 @@ class TraceableLogMel(nn.Module):
         self.win_length = transform.win_length
         self.hop_samples = features.hop_samples
         self.top_db = features.top_db
+        self.remove_offset = features.remove_offset
+        self.frequency_centering = features.frequency_centering
         self.register_buffer("window", transform.spectrogram.window)
         self.register_buffer("bands", transform.mel_scale.fb)  # (bins, M)
 
     def forward(self, wavs):
         """Maps waveforms (batch, samples) to dB (batch, frames, n_mels)."""
+        if self.remove_offset:
+            wavs = wavs - wavs.mean(1, keepdim=True)
         spectrum = torch.stft(
             wavs,
             self.n_fft,
@@ -146,7 +150,10 @@ class TraceableLogMel(nn.Module):
         )
         if self.top_db is not None:
             db = torch.maximum(db, db.amax((1, 2), keepdim=True) - self.top_db)
-        return db[:, :-1]  # without the frame centred on the end
+        db = db[:, :-1]  # without the frame centred on the end
+        if self.frequency_centering:
+            db = db - db.mean(1, keepdim=True)
+        return db
 
 
 class TraceableClassifier(nn.Module):

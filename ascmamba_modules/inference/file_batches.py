@@ -9,13 +9,10 @@ from typing import NamedTuple
 import torch
 from speechbrain.utils.parallel import get_available_cpu_count
 
-from ascmamba_modules.data.audio_files import (
-    check_rate,
-    inspect_audio,
-    load_audio,
-)
+from ascmamba_modules.data.audio_files import inspect_audio, load_audio
 from ascmamba_modules.data.manifest import list_problems
 from ascmamba_modules.data.place_and_time import parse_time
+from ascmamba_modules.data.resampling import check_rate
 from ascmamba_modules.utils.files import printable
 
 # A model's memory grows with the length of the longest clip.

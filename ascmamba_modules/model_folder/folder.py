@@ -13,6 +13,7 @@ starts, and what can be uploaded to a hub as it is:
 import io
 import json
 import shutil
+from inspect import signature
 from pathlib import Path
 
 from hyperpyyaml import load_hyperpyyaml
@@ -311,8 +312,8 @@ def start_from(folder, hparams, resolved_yaml):
     folder : str or Path
         Output folder of the earlier stage, or its folder ``model/``.
     hparams : dict
-        The stage's hyperparameters: model, normalize, scene_labels, and
-        context_encoder and tokenizer if its modules include the former.
+        The stage's hyperparameters: features, model, normalize, scene_labels,
+        and context_encoder and tokenizer if its modules include the former.
     resolved_yaml : str or Path
         The stage's ``hyperparams.yaml``, references resolved.
 
@@ -329,7 +330,9 @@ def start_from(folder, hparams, resolved_yaml):
         YAML().load(Path(path).read_text("utf-8"))
         for path in (folder / _YAML, resolved_yaml)
     )
-    theirs, ours = dict(earlier["features"]), dict(here["features"])
+    parameters = signature(type(hparams["features"])).parameters
+    defaults = {name: value.default for name, value in parameters.items()}
+    theirs, ours = (defaults | dict(x["features"]) for x in (earlier, here))
     if theirs != ours:
         raise ValueError(
             f"The model in {folder} takes other features ({theirs}) than this "

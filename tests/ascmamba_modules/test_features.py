@@ -198,3 +198,35 @@ def test_without_lengths_there_are_no_frame_lengths():
 def test_edges_of_the_filter_bank_must_fit_the_rate(edges):
     with pytest.raises(ValueError, match="half the sample rate"):
         LogMel(f_min=edges[0], f_max=edges[1])
+
+
+def test_offset_is_removed():
+    wavs = 0.1 * torch.randn(2, 5 * HOP)
+    wavs -= wavs.mean(1, keepdim=True)
+    features = LogMel(remove_offset=True)
+    assert_within_a_hundredth_db(features(wavs), LogMel()(wavs))
+    assert_within_a_hundredth_db(features(wavs + 0.3), features(wavs))
+    assert (LogMel()(wavs + 0.3) - features(wavs)).abs().max() > 10
+    lengths = torch.tensor([1, 0.6])
+    wavs[1, 3 * HOP :] = 0
+    part = wavs[1:, : 3 * HOP]
+    padded = wavs + 0.3 * (wavs != 0)
+    assert_within_a_hundredth_db(
+        features(padded, lengths)[1, :3], features(part)[0]
+    )
+
+
+def test_centred_bands_know_neither_level_nor_microphone():
+    wavs = 0.1 * torch.randn(2, 50 * HOP)
+    features = LogMel(frequency_centering=True, top_db=None)
+    db = features(wavs)
+    expected = LogMel(top_db=None)(wavs)
+    expected -= expected.mean(1, keepdim=True)
+    torch.testing.assert_close(db, expected)
+    assert_within_a_hundredth_db(features(0.1 * wavs), db)
+    lengths = torch.tensor([1, 0.6])
+    padded = features(wavs, lengths)
+    torch.testing.assert_close(
+        padded[1, :30], features(wavs[1:, : 30 * HOP])[0]
+    )
+    assert not padded[1, 30:].any()

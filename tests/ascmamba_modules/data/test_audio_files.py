@@ -181,3 +181,20 @@ def test_odd_rates_take_little_memory(tmp_path):
         inner = slice(2000, -2000)
         np.testing.assert_allclose(waveform[inner], expected[inner], atol=1e-2)
     assert set(normalizer._cached_resamplers) == {22050, 44100}
+
+
+def test_many_channels_at_a_high_rate_are_read_in_blocks(tmp_path):
+    """Three minutes of FLAC that unpack to 1.1 GB."""
+    path = tmp_path / "a.flac"
+    silence = np.zeros((192000, 8), "int16")
+    silence[::2] = 100
+    with soundfile.SoundFile(path, "w", 192000, 8, "PCM_16") as file:
+        for _ in range(180):
+            file.write(silence)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    waveform = load_audio(path, AudioNormalizer(sample_rate=8000))
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 500_000  # kB
+    assert waveform.shape == (180 * 8000,)
+    mean = waveform[100:-100].mean().item()
+    assert mean == pytest.approx(50 / 32768, rel=1e-3)
