@@ -261,7 +261,7 @@ def _check_fixed_header(file, magic, size):
 def _check_voc(file, size):
     """Whether the last of its blocks is complete."""
     position = int.from_bytes(_read(file, 20, 2), "little")
-    while position < size:
+    while position < size - 16:  # SoX's blocks are 8 bytes longer than stated
         head = _read(file, position, 4)
         if head[0] == 0:
             break

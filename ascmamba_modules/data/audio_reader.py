@@ -41,7 +41,9 @@ def libsndfile_message(error):
     str
         The message.
     """
-    return getattr(error, "error_string", str(error)).strip().rstrip(".")
+    text = getattr(error, "error_string", str(error)).strip().rstrip(".")
+    # What it says of any unknown format once it has tried to open an SD2.
+    return "Format not recognised" if "resource fork" in text else text
 
 
 @contextmanager

@@ -81,6 +81,15 @@ def unknown_flac(path):
     return data
 
 
+def voc_of_sox(path):
+    """One block, 8 bytes longer than it states."""
+    data = (NOISE * 32767).astype("<i2").tobytes()
+    form = struct.pack("<IBBH4x", RATE, 16, 1, 4)
+    size = struct.pack("<I", len(form) + len(data) - 8)[:3]
+    head = b"Creative Voice File\x1a" + struct.pack("<3H", 26, 0x114, 0x111F)
+    return head + b"\t" + size + form + data + b"\0"
+
+
 def voc(path):
     """Blocks of 16-bit samples, each with a header of four bytes."""
     data = (NOISE * 32767).astype("<i2").tobytes()
@@ -135,6 +144,7 @@ WHOLE = {
         2,
     ),
     "VOC of blocks": (voc, 1),
+    "SoX's VOC": (voc_of_sox, 1),
     "M4A": (lambda p: encoded_by_av(p.with_suffix(".m4a"), "aac"), 1),
     "AAC": (lambda p: encoded_by_av(p.with_suffix(".aac"), "aac"), 1),
     "ALAC": (lambda p: encoded_by_av(p.with_suffix(".mov"), "alac"), 1),
