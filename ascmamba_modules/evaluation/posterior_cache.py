@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from ascmamba_modules.data.audio_files import load_audio
 from ascmamba_modules.data.place_and_time import location_text, time_text
 
 
@@ -71,6 +72,33 @@ class PosteriorCache:
             computed = self._infer(new_rows[batch], hide_audio)
             self._log_posteriors.update(zip(new_keys[batch], computed))
         return np.stack([self._log_posteriors[key] for key in keys])
+
+    def changed_log_posteriors(self, table, change):
+        """Gives the log-posteriors of clips whose audio is changed.
+
+        Arguments
+        ---------
+        table : pandas.DataFrame
+            As for :meth:`log_posteriors`.
+        change : callable
+            ``change(samples, rate, number)`` returns the changed samples
+            (time) of the clip in row ``number``.
+
+        Returns
+        -------
+        numpy.ndarray
+            (clips, classes), float64.
+        """
+        normalizer, found = self.classifier.audio_normalizer, []
+        for number, row in enumerate(table.itertuples()):
+            samples = load_audio(row.wav, normalizer).numpy()
+            samples = change(samples, normalizer.sample_rate, number)
+            log_posteriors, *_ = self.classifier.classify_batch(
+                torch.as_tensor(samples, dtype=torch.float32),
+                *(None, row.location, row.record_time),
+            )
+            found.append(log_posteriors[0].double().cpu().numpy())
+        return np.stack(found)[:, self._order]
 
     def embeddings(self, table):
         """Gives the vectors that the model's last layer sees.

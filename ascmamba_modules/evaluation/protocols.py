@@ -314,6 +314,35 @@ def score_changed(models, clips, protocol, shares, seeds, change):
     return _frame(rows)
 
 
+def score_audio(models, clips, protocol, changes):
+    """Scores with the audio as it is, and changed.
+
+    Arguments
+    ---------
+    models, clips, protocol
+        As for :func:`score_all`.
+    changes : dict
+        ``change(samples, rate, number)`` by condition, see
+        :meth:`~ascmamba_modules.evaluation.posterior_cache.PosteriorCache
+        .changed_log_posteriors`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        See the top of this file; the condition of unchanged audio is "as
+        recorded".
+    """
+    rows = []
+    for name, model in models.items():
+        found = {"as recorded": model.log_posteriors(clips.table)}
+        for condition, change in changes.items():
+            found[condition] = model.changed_log_posteriors(clips.table, change)
+        for condition, log_posteriors in found.items():
+            scores = clips.scores(log_posteriors)
+            rows += _rows(scores, name, protocol, condition)
+    return _frame(rows)
+
+
 def score_calibration(models, clips, protocol="calibration"):
     """Log-loss and calibration error before and after temperature scaling.
 

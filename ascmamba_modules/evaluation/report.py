@@ -186,6 +186,19 @@ class EvaluationReport:
         bars = self._bars("seen_in_training", protocol, protocol.capitalize())
         self._add("New sessions, days and cities", text, [bars])
 
+    def add_audio(self, protocol):
+        """Adds scores of changed audio, by the protocol's name."""
+        text = {
+            "devices": "The audio at another level, through filters, and "
+            "reverberated in a small room.",
+            "events": "Another sound mixed into each clip, at the given power "
+            "of that of the clip.",
+        }[protocol]
+        table = tables.audio_table(self.results, protocol)
+        table = page.table(table, "Macro accuracy in per cent.")
+        bars = self._bars(protocol, protocol, protocol.capitalize())
+        self._add(f"Other {protocol}", text, [table, bars])
+
     def add_calibration(self, scaled):
         """Adds reliability before and after temperature scaling.
 

@@ -71,6 +71,13 @@ def calibration_table(results):
     return spread(rows.assign(column=rows["metric"].replace(short)))
 
 
+def audio_table(results, protocol):
+    """Macro accuracies of changed audio: a row a model, a column a change."""
+    rows = find_rows(results, protocol)
+    table = spread(rows.assign(column=rows["condition"], condition=""))
+    return table.drop(columns="condition")
+
+
 def spread(rows):
     """A row for each model and condition, a column for each ``column``, in
     the order in which they come."""

@@ -31,7 +31,6 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from prepare_esc10 import FOLDS, prepare_esc10
 from ruamel.yaml import YAML
-from scipy.signal import butter, sosfilt
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -50,6 +49,7 @@ from stages import (
 from ascmamba_modules.data.audio_files import load_audio
 from ascmamba_modules.data.manifest import read_manifest
 from ascmamba_modules.evaluation.bootstrap import interval_by_session
+from ascmamba_modules.evaluation.recording_changes import DEVICES
 from ascmamba_modules.features import LogMel
 from ascmamba_modules.inference import SceneClassifier
 from ascmamba_modules.inference.teaching import embed_files, fit, linear_layer
@@ -62,18 +62,7 @@ SECONDS = 10
 CLEAN = "accuracy"
 
 
-def _filter(order, cutoff, kind):
-    return lambda x, rate: sosfilt(
-        butter(order, cutoff, kind, fs=rate, output="sos"), x
-    )
-
-
-CONDITIONS = {
-    CLEAN: lambda x, rate: x,
-    "at -20 dB": lambda x, rate: 0.1 * x,
-    "low-pass 4 kHz": _filter(8, 4000, "lowpass"),
-    "telephone": _filter(4, (300, 3400), "bandpass"),
-}
+CONDITIONS = {CLEAN: lambda x, rate: x, **DEVICES}
 
 
 @dataclass(frozen=True)

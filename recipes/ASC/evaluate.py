@@ -10,6 +10,7 @@ line; SpeechBrain's run options (--device, --precision) work as in training.
 """
 
 import copy
+import os
 import re
 import shutil
 import sys
@@ -31,8 +32,11 @@ from common import (
     parse_arguments,
     save_settings,
 )
+from speechbrain.dataio.preprocess import AudioNormalizer
 from speechbrain.utils.logger import get_logger
 
+from ascmamba_modules.command_line.recordings import find_recordings
+from ascmamba_modules.data.audio_files import load_audio
 from ascmamba_modules.data.feature_cache import FeatureCache
 from ascmamba_modules.data.manifest import (
     ManifestError,
@@ -56,14 +60,20 @@ from ascmamba_modules.evaluation.protocols import (
     ScoredClips,
     compare_pairs,
     score_all,
+    score_audio,
     score_calibration,
     score_changed,
     score_context,
     score_metadata_baseline,
     score_parts,
 )
+from ascmamba_modules.evaluation.recording_changes import (
+    DEVICES,
+    EVENT_RATIOS,
+    add_event,
+)
 from ascmamba_modules.evaluation.report import EvaluationReport
-from ascmamba_modules.evaluation.tables import summarise
+from ascmamba_modules.evaluation.tables import audio_table, summarise
 from ascmamba_modules.evaluation.training_report import prediction_table
 from ascmamba_modules.inference import SceneClassifier
 from ascmamba_modules.utils.files import write_csv
@@ -94,6 +104,7 @@ def check_hparams(hparams):
             f"similarity must be {' or '.join(KINDS)}, got "
             f"{hparams['similarity']}"
         )
+    _check_protocol(hparams)
     check_range(hparams, "batch_size", "resamples", low=1, whole=True)
     check_range(hparams, "num_workers", "hardest", low=0, whole=True)
     for name in ("shares", "seeds"):
@@ -102,6 +113,38 @@ def check_hparams(hparams):
     for share in hparams["shares"]:
         if not 0 < share <= 1:
             raise ValueError(f"shares must be over 0 and up to 1, got {share}")
+
+
+def _check_protocol(hparams):
+    protocol, events = hparams["protocol"], hparams["events"]
+    if protocol not in (None, "devices", "events"):
+        raise ValueError(
+            f"protocol must be devices, events or null, got {protocol}"
+        )
+    if protocol == "events" and not (events and os.path.isdir(events)):
+        raise ValueError(
+            f"protocol events needs a folder of sounds, got {events}: "
+            "--events path/to/sounds"
+        )
+
+
+def audio_changes(hparams, seed=0):
+    """What the protocol does to the audio of the clips, by condition."""
+    if hparams["protocol"] == "devices":
+        return {
+            name: lambda samples, rate, number, change=change: change(
+                samples, rate
+            )
+            for name, change in DEVICES.items()
+        }
+    files = [file for file, _, _ in find_recordings([hparams["events"]])]
+
+    def mix(ratio, samples, rate, number):
+        random = np.random.default_rng((seed, number))
+        event = load_audio(random.choice(files), AudioNormalizer(rate))
+        return add_event(samples, event.numpy(), ratio)
+
+    return {f"sounds at {x} dB": partial(mix, x) for x in EVENT_RATIOS}
 
 
 @dataclass(frozen=True)
@@ -403,6 +446,10 @@ def run_protocols(hparams, models, data, cache, notes):
         results.append(score_parts(models, clips, "seen in training", *steps))
         results.append(metadata_baseline("seen in training", *steps))
 
+    if protocol := hparams["protocol"]:
+        changes = audio_changes(hparams)
+        results.append(score_audio(models, clips, protocol, changes))
+
     scaled = {}
     if len(set(clips.sessions)) > 1:
         frame, scaled = score_calibration(models, clips)
@@ -442,12 +489,17 @@ def write_all(hparams, models, clips, cache, found, notes):
         )
     if (results["protocol"] == "seen in training").any():
         report.add_conditions()
+    if protocol := hparams["protocol"]:
+        report.add_audio(protocol)
     report.add_calibration(scaled)
     if len(clips.table) >= FEWEST:
         report.add_maps()
     report.add_hardest(cache, hparams["hardest"])
     path = report.write(hparams["manifest"], hparams["split"])
     print(f"\n{summary.to_string(index=False)}")
+    if protocol:
+        table = audio_table(results, protocol)
+        print(f"\nMacro accuracy, {protocol}\n{table.to_string(index=False)}")
     print(f"\nReport: {path}\nResults: {output / RESULTS}")
 
 

@@ -226,3 +226,33 @@ def test_classes_must_be_the_models(finished, clips, tmp_path, monkeypatch):
         main(words({"a": finished}, unlabelled, tmp_path / "out"))
     with pytest.raises(SystemExit, match="is the output folder of stage"):
         main(words({"a": finished}, clips, finished))
+
+
+@pytest.mark.parametrize("protocol", ["devices", "events"])
+def test_changed_audio(protocol, two, clips, tmp_path):
+    models = {"SE-Trans": two["SE-Trans"]}
+    options = {"protocol": protocol, "events": clips.parent, "hardest": 0}
+    given = words(models, clips, tmp_path, split="test", **options)
+    log = run_here(["evaluate.py", *given])
+    table = pd.read_csv(tmp_path / "results.csv")
+    rows = table[table["protocol"] == protocol]
+    rows = rows[rows["metric"] == "accuracy"].set_index("condition")
+    expected = table[table["protocol"] == "all clips"].set_index("metric")
+    assert rows["value"]["as recorded"] == expected["value"]["accuracy"]
+    names = {
+        "devices": ["at -20 dB", "telephone", "small room"],
+        "events": ["sounds at -10 dB", "sounds at 0 dB"],
+    }[protocol]
+    for name in names:
+        assert rows["clips"][name] == 10 and name in log
+    assert (tmp_path / "plots" / f"{protocol}.png").exists()
+
+
+def test_wrong_protocol(two, clips, tmp_path):
+    for options, message in (
+        ({"protocol": "device"}, "devices, events or null"),
+        ({"protocol": "events"}, "--events path/to/sounds"),
+        ({"protocol": "events", "events": "none"}, "a folder of sounds"),
+    ):
+        given = words(two, clips, tmp_path, split="test", **options)
+        assert message in run_here(["evaluate.py", *given], expect=1)
