@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections import defaultdict
+from contextlib import contextmanager
 from pathlib import Path
 
 from ascmamba_modules.command_line.options import (
@@ -47,6 +48,8 @@ _SUFFIXES = {
     "audacity": ".txt",
     "raven": ".txt",
     "rttm": ".rttm",
+    "kaleidoscope": ".csv",
+    "label-studio": ".json",
 }
 
 
@@ -73,7 +76,8 @@ def add_parser(subparsers):
         "--format",
         choices=_SUFFIXES,
         help="form of the segments: csv (the default), jsonl, a label track "
-        "of Audacity (of one recording), a selection table of Raven, or RTTM",
+        "of Audacity (of one recording), a selection table of Raven, RTTM, a "
+        "table of Kaleidoscope, or pre-annotations of Label Studio",
     )
     parser.add_argument(
         "--output",
@@ -121,14 +125,12 @@ def run(arguments):
         problems = [_problem(classifier, recording) for recording in recordings]
         raise_problems([recording.file for recording in recordings], problems)
     if arguments.output is None:
-        write, failed = (
-            _segment_writer(sys.stdout, arguments.format or "csv"),
-            0,
-        )
-        for result in _classify(classifier, recordings, arguments):
-            write(result)
-            sys.stdout.flush()
-            failed += bool(result["problem"])
+        failed = 0
+        with _segment_writer(sys.stdout, arguments.format or "csv") as write:
+            for result in _classify(classifier, recordings, arguments):
+                write(result)
+                sys.stdout.flush()
+                failed += bool(result["problem"])
     else:
         settings = run_settings(arguments, classifier, recordings)
         for name in ("window", "hop", "format"):
@@ -242,17 +244,17 @@ def _write(results, path, form):
         path, "w", encoding="utf-8", errors="surrogateescape", newline=""
     ) as file:
         write_row = row_writer(file)
-        write = _segment_writer(
-            *((file, form) if form else (sys.stdout, "csv"))
-        )
-        for result in results:
-            for window in result.get("windows", ()):
-                write_row({"file": result["file"], **window})
-            write(result)
+        segments = (file, form) if form else (sys.stdout, "csv")
+        with _segment_writer(*segments) as write:
+            for result in results:
+                for window in result.get("windows", ()):
+                    write_row({"file": result["file"], **window})
+                write(result)
 
 
+@contextmanager
 def _segment_writer(file, form):
-    """Makes what writes the segments of one recording after another."""
+    """Gives what writes the segments of one recording after another."""
     from ascmamba_modules.command_line.results import row_writer
 
     write_row = row_writer(file, "\t" if form == "raven" else ",")
@@ -260,6 +262,11 @@ def _segment_writer(file, form):
 
     def write(result):
         nonlocal written, seconds
+        if form == "label-studio" and not result["problem"]:
+            task = json.dumps(_label_studio_task(result))
+            file.write(f",\n{task}" if seconds else task)
+            seconds += result["seconds"]
+            return
         for segment in result.get("segments", ()):
             written += 1
             row = {"file": result["file"], **segment}
@@ -270,6 +277,8 @@ def _segment_writer(file, form):
                 file.write(json.dumps(row) + "\n")
             elif form == "raven":
                 write_row(_raven_row(result, segment, written, seconds))
+            elif form == "kaleidoscope":
+                write_row(_kaleidoscope_row(result, segment))
             elif form == "rttm":
                 file.write(_rttm_line(result["file"], **segment))
             else:
@@ -277,7 +286,11 @@ def _segment_writer(file, form):
                 file.write(f"{segment['start']}\t{segment['end']}\t{label}\n")
         seconds += result["seconds"]
 
-    return write
+    if form == "label-studio":
+        file.write("[")
+    yield write
+    if form == "label-studio":
+        file.write("]\n")
 
 
 def _raven_row(result, segment, number, seconds):
@@ -296,6 +309,40 @@ def _raven_row(result, segment, number, seconds):
         "Annotation": segment["scene_label"],
         "Score": segment["probability"],
     }
+
+
+def _kaleidoscope_row(result, segment):
+    folder, name = os.path.split(os.path.abspath(result["file"]))
+    return {
+        "INDIR": folder,
+        "FOLDER": "",
+        "IN FILE": name,
+        "OFFSET": segment["start"],
+        "DURATION": round(segment["end"] - segment["start"], 3),
+        "TOP1MATCH": segment["scene_label"],
+    }
+
+
+def _label_studio_task(result):
+    """Regions of ``<Labels name="label" toName="audio">`` over ``<Audio
+    name="audio" value="$audio">``."""
+    regions = [
+        {
+            "from_name": "label",
+            "to_name": "audio",
+            "type": "labels",
+            "original_length": result["seconds"],
+            "value": {
+                "start": segment["start"],
+                "end": segment["end"],
+                "labels": [segment["scene_label"]],
+            },
+            "score": segment["probability"],
+        }
+        for segment in result["segments"]
+    ]
+    prediction = {"model_version": "ascmamba", "result": regions}
+    return {"data": {"audio": result["file"]}, "predictions": [prediction]}
 
 
 def _rttm_name(file):

@@ -1,6 +1,7 @@
 """ascmamba timeline."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -94,7 +95,30 @@ def read_rttm(path):
     return table.assign(end=table["start"] + table["seconds"])
 
 
+def read_label_studio(path):
+    rows = [
+        {"file": task["data"]["audio"], **region["value"], **region}
+        for task in json.loads(path.read_text())
+        for region in task["predictions"][0]["result"]
+    ]
+    table = pd.DataFrame(rows)
+    names = set(table["from_name"]), set(table["to_name"]), set(table["type"])
+    assert names == ({"label"}, {"audio"}, {"labels"})
+    labels = table["labels"].str.join("+")
+    return table.assign(scene_label=labels, probability=table["score"])
+
+
+def read_kaleidoscope(path):
+    table = pd.read_csv(path, keep_default_na=False)
+    folders = table["INDIR"] + "/" + table["FOLDER"] + table["IN FILE"]
+    table = table.assign(file=folders, start=table["OFFSET"])
+    table["end"] = table["start"] + table["DURATION"]
+    return table.rename(columns={"TOP1MATCH": "scene_label"})
+
+
 READ = {
+    "label-studio": read_label_studio,
+    "kaleidoscope": read_kaleidoscope,
     "csv": pd.read_csv,
     "jsonl": lambda path: pd.read_json(path, lines=True),
     "raven": lambda path: pd.read_csv(path, sep="\t"),
@@ -104,6 +128,7 @@ READ = {
     ),
 }
 SUFFIXES = {"raven": "txt", "audacity": "txt"}
+SUFFIXES |= {"label-studio": "json", "kaleidoscope": "csv"}
 
 
 @pytest.mark.parametrize("form", READ)
@@ -147,6 +172,8 @@ def test_formats(model_folder, folder, tmp_path, form, capsys):
         assert found["file"].tolist() == stems.str.replace(" ", "_").tolist()
     elif form != "audacity":
         assert found["file"].tolist() == expected["file"].tolist()
+        if form == "kaleidoscope":
+            found["probability"] = expected["probability"]  # has no column
         np.testing.assert_allclose(
             found["probability"], expected["probability"], atol=1e-3
         )
