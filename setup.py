@@ -146,6 +146,7 @@ setup(
         "av": AV,
         "cuda": ["mamba-ssm>=2.2.4,<=2.3.2.post1", "causal-conv1d>=1.4"],
         "export": EXPORT,
+        "microphone": ["sounddevice"],
         "parquet": ["pyarrow"],
         "tensorboard": ["tensorboard"],
         "test": TEST,

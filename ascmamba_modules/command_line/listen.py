@@ -1,7 +1,9 @@
 """``ascmamba listen``: what is heard now."""
 
 import json
+import math
 import sys
+from contextlib import contextmanager
 
 from ascmamba_modules.command_line.options import (
     CommandError,
@@ -14,12 +16,13 @@ from ascmamba_modules.command_line.options import (
 )
 
 _DESCRIPTION = """\
-Classifies audio while it comes in on standard input, as raw samples (PCM), and
-prints a line of JSON for each window as soon as it is over: start and end in
-seconds, scene_label, probability, and the posteriors of all classes, those of
-'ascmamba timeline'.  Nothing is kept.
+Classifies audio while it comes in, from a microphone or as raw samples (PCM) on
+standard input, and prints a line of JSON for each window as soon as it is over:
+start and end in seconds, scene_label, probability, and the posteriors of all
+classes, those of 'ascmamba timeline'.  Nothing is kept.
 """
 _EXAMPLES = """\
+  ascmamba listen --smooth 10
   ascmamba listen - --rate 48000 < samples.pcm
   ffmpeg -loglevel error -f alsa -i default -f s16le -ac 1 -ar 48000 - |
       ascmamba listen - --rate 48000 --record-time "$(date '+%F %T')"
@@ -27,6 +30,7 @@ _EXAMPLES = """\
 # Little-endian, under FFmpeg's names.
 _ENCODINGS = {"s16le": "<i2", "s32le": "<i4", "f32le": "<f4"}
 _DIGITS = 6
+_AHEAD = 0.1  # of the label, for another to take its place in --smooth
 
 
 def add_parser(subparsers):
@@ -34,19 +38,22 @@ def add_parser(subparsers):
     parser = add_subparser(
         subparsers,
         "listen",
-        "what is heard now, on standard input",
+        "what is heard now, by a microphone or on standard input",
         _DESCRIPTION,
         _EXAMPLES,
     )
     parser.add_argument(
-        "source", metavar="-", choices=["-"], help="standard input"
+        "source",
+        nargs="?",
+        metavar="-|MICROPHONE",
+        help="- for standard input, else a microphone by its number or a part "
+        "of its name (default: the system's); needs ascmamba[microphone]",
     )
     parser.add_argument(
         "--rate",
         type=positive(int),
-        required=True,
         metavar="HZ",
-        help="its sample rate",
+        help="its sample rate; a microphone has one of its own",
     )
     parser.add_argument(
         "--channels",
@@ -59,7 +66,15 @@ def add_parser(subparsers):
         "--encoding",
         choices=_ENCODINGS,
         default="s16le",
-        help="its samples, as FFmpeg names them (default: s16le)",
+        help="samples of standard input, as FFmpeg names them (default: s16le)",
+    )
+    parser.add_argument(
+        "--smooth",
+        type=positive(float),
+        metavar="S",
+        help="label posteriors that are averaged exponentially, with a time "
+        f"constant of S seconds, and keep a label until another is {_AHEAD} "
+        "ahead (default: each window's own)",
     )
     add_model_options(parser, batch_size=1)
     add_metadata_options(parser)
@@ -69,39 +84,108 @@ def add_parser(subparsers):
 
 def run(arguments):
     """Runs the subcommand; returns the exit code."""
+    if arguments.source == "-" and arguments.rate is None:
+        raise CommandError("standard input needs --rate, its sample rate")
     classifier = load_classifier(arguments)
     from ascmamba_modules.data.resampling import resample_stream
 
-    blocks = resample_stream(
-        _reader(sys.stdin.buffer, arguments.encoding, arguments.channels),
-        *(arguments.rate, arguments.channels, classifier.audio_normalizer),
-        block_length=min(arguments.hop, 10.0),
-    )
-    batches = classifier.classify_stream(
-        blocks,
-        *(arguments.window, arguments.hop),
-        *(arguments.location, arguments.record_time, arguments.batch_size),
-    )
+    choose = _chooser(arguments.smooth, arguments.hop)
     heard = False
-    for starts, ends, posteriors in batches:
-        heard = True
-        for start, end, row in zip(starts, ends, posteriors.double().tolist()):
-            posterior = dict(zip(classifier.classes, row))
-            label = max(posterior, key=posterior.get)
-            line = {
-                "start": round(start, _DIGITS),
-                "end": round(end, _DIGITS),
-                "scene_label": label,
-                "probability": round(posterior[label], _DIGITS),
-                "posteriors": {
-                    name: round(value, _DIGITS)
-                    for name, value in posterior.items()
-                },
-            }
-            print(json.dumps(line, ensure_ascii=False), flush=True)
+    with _open(arguments) as (read, rate):
+        blocks = resample_stream(
+            *(read, rate, arguments.channels, classifier.audio_normalizer),
+            block_length=min(arguments.hop, 10.0),
+        )
+        batches = classifier.classify_stream(
+            blocks,
+            *(arguments.window, arguments.hop),
+            *(arguments.location, arguments.record_time, arguments.batch_size),
+        )
+        for starts, ends, posteriors in batches:
+            heard = True
+            for start, end, row in zip(
+                starts, ends, posteriors.double().tolist()
+            ):
+                index, probability = choose(row)
+                line = {
+                    "start": round(start, _DIGITS),
+                    "end": round(end, _DIGITS),
+                    "scene_label": classifier.classes[index],
+                    "probability": round(probability, _DIGITS),
+                    "posteriors": {
+                        name: round(value, _DIGITS)
+                        for name, value in zip(classifier.classes, row)
+                    },
+                }
+                print(json.dumps(line, ensure_ascii=False), flush=True)
     if not heard:
         raise CommandError("standard input is empty")
     return 0
+
+
+def _chooser(seconds, hop):
+    """Makes what gives the index of the label, and its probability, from the
+    posteriors of one window after another."""
+    weight = math.exp(-hop / seconds) if seconds else 0.0
+    ahead = _AHEAD if seconds else 0.0
+    mean = label = None
+
+    def choose(posteriors):
+        nonlocal mean, label
+        mean = [
+            weight * old + (1 - weight) * new
+            for old, new in zip(mean or posteriors, posteriors)
+        ]
+        best = max(range(len(mean)), key=mean.__getitem__)
+        if label is None or mean[best] >= mean[label] + ahead:
+            label = best
+        return label, mean[label]
+
+    return choose
+
+
+@contextmanager
+def _open(arguments):
+    """Gives a function that reads frames (time, channels), and their rate."""
+    if arguments.source == "-":
+        stream = sys.stdin.buffer
+        read = _reader(stream, arguments.encoding, arguments.channels)
+        yield read, arguments.rate
+        return
+    try:
+        import sounddevice
+    except ImportError:
+        raise CommandError(
+            "a microphone needs sounddevice: pip install 'ascmamba[microphone]'"
+        ) from None
+    except OSError as error:
+        raise CommandError(
+            f"a microphone needs PortAudio ({error}), e.g. apt install "
+            "libportaudio2"
+        ) from None
+    name = arguments.source
+    name = int(name) if name and name.isdecimal() else name
+    try:
+        rate = arguments.rate or int(
+            sounddevice.query_devices(name, "input")["default_samplerate"]
+        )
+        stream = sounddevice.InputStream(
+            rate, device=name, channels=arguments.channels, dtype="float32"
+        )
+    except (ValueError, sounddevice.PortAudioError) as error:
+        raise CommandError(
+            f"no such microphone ({' '.join(str(error).split())}); "
+            "'python -m sounddevice' lists those there are"
+        ) from None
+
+    def read(frames):
+        samples, are_lost = stream.read(frames)
+        if are_lost:
+            print("ascmamba: samples were lost: too slow", file=sys.stderr)
+        return samples
+
+    with stream:
+        yield read, rate
 
 
 def _reader(stream, encoding, channels):
