@@ -9,6 +9,7 @@ from ascmamba_modules.command_line.options import (
     add_subparser,
     check_output,
     load_classifier,
+    positive,
 )
 from ascmamba_modules.command_line.recordings import (
     find_recordings,
@@ -66,6 +67,18 @@ def add_parser(subparsers):
         action="store_true",
         help="report files that cannot be used and go on (exit code 1)",
     )
+    parser.add_argument(
+        "--unknown",
+        action="store_true",
+        help="label recordings unlike those of all classes 'unknown'",
+    )
+    parser.add_argument(
+        "--coverage",
+        type=positive(float),
+        metavar="C",
+        help="also list the possible classes, the fewest that hold the true "
+        "one for this share of the recordings, e.g. 0.9",
+    )
     return parser
 
 
@@ -105,7 +118,7 @@ def _print(arguments, recordings):
         bar = not sys.stdout.isatty()
         for file in _classify(classifier, recordings, arguments, bar):
             failed += bool(file.problem)
-            row = _row(file, [])
+            row = _row(file, [], arguments.coverage)
             if sys.stdout.isatty():
                 row["file"] = printable(row["file"])
             yield row
@@ -134,11 +147,14 @@ def _write(arguments, recordings):
                 file=sys.stderr,
             )
         for file in _classify(classifier, recordings[done:], arguments, True):
-            yield _row(file, classifier.classes)
+            yield _row(file, classifier.classes, arguments.coverage)
 
+    settings = run_settings(arguments, classifier, recordings)
+    settings["coverage"] = arguments.coverage
+    settings["answer for unknown sounds"] = arguments.unknown
     failed = write_results(
         arguments.output,
-        run_settings(arguments, classifier, recordings),
+        settings,
         total,
         arguments.batch_size,
         rows_from,
@@ -158,6 +174,8 @@ def _classify(classifier, recordings, arguments, progress_bar):
         arguments.batch_size,
         arguments.skip_errors,
         progress_bar,
+        arguments.unknown,
+        arguments.coverage,
     )
     for file in files:
         if file.problem:
@@ -166,7 +184,7 @@ def _classify(classifier, recordings, arguments, progress_bar):
         yield file
 
 
-def _row(file, classes):
+def _row(file, classes, coverage):
     from ascmamba_modules.inference.timeline import posterior_columns
 
     row = {
@@ -175,6 +193,8 @@ def _row(file, classes):
         "probability": None,
         "problem": file.problem,
     }
+    if coverage is not None:
+        row["possible"] = "; ".join(file.possible)
     posteriors = [None] * len(classes)
     if not file.problem:
         posteriors = file.out_prob.double().exp().tolist()

@@ -1,6 +1,7 @@
 """Classifying recordings with a trained model."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from ascmamba_modules.inference.file_batches import (
     naming_file,
     raise_problems,
 )
+from ascmamba_modules.inference.reliance import UNKNOWN, load_reliance
 from ascmamba_modules.inference.streaming import cut_windows, stream_audio
 from ascmamba_modules.inference.timeline import Timeline
 from ascmamba_modules.mamba import Mamba
@@ -102,12 +104,20 @@ class SceneClassifier(Pretrained):
         super().__init__(*args, **kwargs)
         # The weights were loaded strictly, so that the classes must fit.
         self.hparams.label_encoder.ignore_len()
+        self.source = None  # its folder
         self.engine = self._engine()
         self._future_warned = False
         logger.info(
             "Classifying on %s in %s, selective scan: %s",
             *(self.device, self.precision, self.engine or "none"),
         )
+
+    @cached_property
+    def reliance(self):
+        """What tells unknown sounds and possible classes, see
+        :class:`~ascmamba_modules.inference.reliance.Reliance`; a ``ValueError``
+        for a model that was calibrated on no clips."""
+        return load_reliance(self.source)
 
     @property
     def classes(self):
@@ -181,13 +191,17 @@ class SceneClassifier(Pretrained):
     def _load(cls, source, hparams_file, trusted, **kwargs):
         if isinstance(source, (str, Path)):
             source = _local_or_hub(str(source))
+        folder = None
         if isinstance(source, FetchSource):
+            folder = source.path
             # The files are used where they are; nothing is cached.
             kwargs = {"local_strategy": LocalStrategy.NO_LINK, **kwargs}
         if not trusted:
             fetching = {k: kwargs[k] for k in _FETCH_OPTIONS if k in kwargs}
             check_description(fetch(hparams_file, source, **fetching))
-        return super().from_hparams(source, hparams_file, **kwargs)
+        classifier = super().from_hparams(source, hparams_file, **kwargs)
+        classifier.source = folder
+        return classifier
 
     def classify_file(self, path, location=None, record_time=None):
         """Classifies one audio file as a whole.
@@ -232,6 +246,8 @@ class SceneClassifier(Pretrained):
         batch_size=16,
         skip_errors=False,
         progress_bar=True,
+        unknown=False,
+        coverage=None,
     ):
         """Classifies many audio files, each as a whole.
 
@@ -254,6 +270,11 @@ class SceneClassifier(Pretrained):
             classified.
         progress_bar : bool
             Whether to show one if the output is a terminal.
+        unknown : bool
+            Whether clips unlike those of all classes get the label "unknown".
+        coverage : float, optional
+            Also gives the possible classes: the fewest that hold the true one
+            for this share of the clips.
 
         Returns
         -------
@@ -264,7 +285,8 @@ class SceneClassifier(Pretrained):
         ------
         ValueError
             If files cannot be used and ``skip_errors`` is False, with the
-            problems of the first 20.
+            problems of the first 20; or if the model was calibrated on too
+            few clips for ``unknown`` or ``coverage``.
 
         Example
         -------
@@ -277,6 +299,9 @@ class SceneClassifier(Pretrained):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         places = _one_a_clip("location", location, len(paths))
         times = _one_a_clip("record_time", record_time, len(paths))
+        if unknown or coverage is not None:
+            unsure = torch.zeros(1, len(self.classes)).log_softmax(1)
+            self.reliance.possible(unsure, coverage or 0.5)
         if not skip_errors:
             rate = self.audio_normalizer.sample_rate
             with ThreadPoolExecutor() as pool:
@@ -290,6 +315,7 @@ class SceneClassifier(Pretrained):
             zip(paths, places, times),
             batch_size,
             skip_errors,
+            (unknown, coverage),
             tqdm(
                 desc="Classifying",
                 total=len(paths),
@@ -298,32 +324,43 @@ class SceneClassifier(Pretrained):
             ),
         )
 
-    def _classify_files(self, files, batch_size, skip_errors, bar):
+    def _classify_files(self, files, batch_size, skip_errors, asked, bar):
         with bar:
             for batch in batches_of_files(
                 files, self.audio_normalizer, batch_size
             ):
-                for result in self._classify_clips(batch, batch_size):
+                for result in self._classify_clips(batch, batch_size, *asked):
                     if result.problem and not skip_errors:
                         raise_problems([result.path], [result.problem])
                     yield result
                     bar.update()
 
-    def _classify_clips(self, clips, batch_size):
+    def _classify_clips(self, clips, batch_size, unknown, coverage):
         """Results of clips, in order."""
         results = [ClassifiedFile(c.path, problem=c.problem) for c in clips]
         limit = batch_size * _CLIP_LENGTH * self.audio_normalizer.sample_rate
         for part in clips_together(clips, limit):
             waveforms = [clips[i].waveform for i in part]
             longest = max(map(len, waveforms))
-            out_prob = self._log_posteriors(
+            inputs = (
                 _pad(waveforms),
                 torch.tensor([len(wav) / longest for wav in waveforms]),
                 [clips[i].location for i in part],
                 [clips[i].record_time for i in part],
-            ).cpu()
+            )
+            out_prob = self._log_posteriors(*inputs).cpu()
             for i, posteriors in zip(part, out_prob):
                 results[i] = self._result(clips[i].path, posteriors)
+            if coverage is not None:
+                marks = self.reliance.possible(out_prob, coverage)
+                for i, row in zip(part, marks):
+                    names = [n for n, mark in zip(self.classes, row) if mark]
+                    results[i] = results[i]._replace(possible=names)
+            if unknown:
+                known = self.reliance.knows(self.embed_batch(*inputs))
+                for i, is_known in zip(part, known):
+                    if not is_known and not results[i].problem:
+                        results[i] = results[i]._replace(text_lab=UNKNOWN)
         return results
 
     def _result(self, path, posteriors):

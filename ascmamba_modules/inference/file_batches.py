@@ -33,10 +33,13 @@ class ClassifiedFile(NamedTuple):
     index : int or None
         Index of the best class.
     text_lab : str
-        Name of the best class; empty for a file with a problem.
+        Name of the best class, or "unknown" if asked for; empty for a file
+        with a problem.
     problem : str
         Why the file could not be classified, with the remedy; empty if it
         was.
+    possible : list
+        Names of the possible classes, if a coverage was asked for.
     """
 
     path: str
@@ -45,6 +48,7 @@ class ClassifiedFile(NamedTuple):
     index: int | None = None
     text_lab: str = ""
     problem: str = ""
+    possible: list = ()
 
 
 class Clip(NamedTuple):

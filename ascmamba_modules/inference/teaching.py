@@ -8,16 +8,25 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.model_selection import (
+    GridSearchCV,
+    StratifiedGroupKFold,
+    cross_val_predict,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from speechbrain.dataio.encoder import CategoricalEncoder
 
 from ascmamba_modules.data.sessions import find_sessions
+from ascmamba_modules.evaluation.calibration import (
+    apply_temperature,
+    fit_temperature,
+)
 from ascmamba_modules.inference.file_batches import (
     batches_of_files,
     raise_problems,
 )
+from ascmamba_modules.inference.reliance import fit_reliance, save_reliance
 from ascmamba_modules.model_folder.config import find_model, read_config
 from ascmamba_modules.model_folder.folder import write_model_folder
 from ascmamba_modules.model_folder.training import describe_training
@@ -77,9 +86,22 @@ def teach(classifier, source, table, folder):
     embeddings = embed_files(classifier, table["wav"])
     search = fit(embeddings, table["scene_label"], sessions)
     score = float(search.best_score_)
+    # Of classifiers that had not heard the clip's recording.
+    log_posteriors = cross_val_predict(
+        *(search.best_estimator_, embeddings, table["scene_label"]),
+        groups=sessions,
+        cv=search.cv,
+        method="predict_log_proba",
+    )
+    targets = table["scene_label"].map(classes.index).to_numpy()
+    temperature = fit_temperature(targets, log_posteriors)
+    log_posteriors = apply_temperature(log_posteriors, temperature)
     settings["model"]["n_classes"] = len(classes)
     taught = copy.deepcopy(model)
     taught.classifier = linear_layer(search.best_estimator_)
+    with torch.no_grad():
+        for parameter in taught.classifier.parameters():
+            parameter /= temperature
     label_encoder = CategoricalEncoder()
     label_encoder.update_from_iterable(classes)
     hparams = {
@@ -92,6 +114,7 @@ def teach(classifier, source, table, folder):
         {"train": table, SPLIT: table},
         {SPLIT: score},
         started_from=read_config(find_model(source))["training"] or {},
+        temperature=temperature,
     )
     # No clip was scored by a classifier that had heard its recording.
     training["sessions_seen"] = {SPLIT: 0.0}
@@ -99,6 +122,8 @@ def teach(classifier, source, table, folder):
         path = Path(temporary, "hyperparams.yaml")
         YAML().dump(settings, path)
         write_model_folder(hparams, path, folder, training)
+    reliance = fit_reliance(embeddings, log_posteriors, targets, sessions)
+    save_reliance(reliance, folder)
     return score
 
 

@@ -116,8 +116,8 @@ def facts(config):
     # Folders of earlier versions have none.
     if temperature := training.get("temperature"):
         lines["calibration"] = (
-            f"posteriors at a temperature of {temperature:.3f}, fitted on the "
-            "valid clips and contained in the weights"
+            f"posteriors at a temperature of {temperature:.3f}, fitted on "
+            "clips that training had not heard and contained in the weights"
         )
     lines["labels"] = _text(training["label_sources"])
     licences = _through(training, "licences")

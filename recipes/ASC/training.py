@@ -36,6 +36,13 @@ from ascmamba_modules.data.manifest import (
     read_manifest,
     read_training_rows,
 )
+from ascmamba_modules.data.sessions import find_sessions
+from ascmamba_modules.inference import SceneClassifier
+from ascmamba_modules.inference.reliance import (
+    answer_clips,
+    fit_reliance,
+    save_reliance,
+)
 from ascmamba_modules.model_folder.config import FOLDER, find_model, read_config
 from ascmamba_modules.model_folder.folder import (
     changed_settings,
@@ -46,6 +53,8 @@ from ascmamba_modules.model_folder.training import describe_training
 from ascmamba_modules.utils.files import replacing
 
 logger = get_logger(__name__)
+
+CALIBRATED_CLIPS = 2000  # more take time, and tell no more
 
 
 def train(hparams_file, run_opts, overrides):
@@ -110,6 +119,7 @@ def train(hparams_file, run_opts, overrides):
                 training,
             ],
         )
+        run_on_main(calibrate, args=[output / FOLDER, rows["valid"]])
         seconds = time.time() - start_time
         run_on_main(write_summary, args=[output, brain.scores, seconds])
     return output
@@ -375,6 +385,30 @@ def fit_and_test(brain, datasets):
             datasets["test"],
             test_loader_kwargs=dict(hparams.test_dataloader_opts),
         )
+
+
+def calibrate(folder, table):
+    """Fits what tells unknown sounds and possible classes, on validation
+    clips; says so where it cannot."""
+    table = table.sample(min(len(table), CALIBRATED_CLIPS), random_state=0)
+    try:
+        if table.empty:
+            raise ValueError("no validation clips")
+        classifier = SceneClassifier.from_hparams(
+            folder, run_opts={"device": "cpu"}
+        )
+        targets = table["scene_label"].map(classifier.classes.index)
+        reliance = fit_reliance(
+            *answer_clips(classifier, table),
+            *(targets.to_numpy(), find_sessions(table).to_numpy()),
+        )
+    except ValueError as error:
+        logger.info(
+            "The model will not tell unknown sounds or possible classes: %s",
+            error,
+        )
+    else:
+        save_reliance(reliance, folder)
 
 
 def write_summary(output_folder, scores, seconds):

@@ -1,0 +1,247 @@
+"""When an answer can be relied on: unknown classes, and sets of classes.
+
+Fitted on clips that the training has not heard, and kept in the model folder.
+
+Sources: K. Lee et al., "A Simple Unified Framework for Detecting
+Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018 (distance to
+the classes' means, here by cosine); M. Sadinle et al., "Least Ambiguous
+Set-Valued Classifiers with Bounded Error Levels", JASA 2019.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from sklearn.model_selection import GroupKFold
+from sklearn.preprocessing import StandardScaler, normalize
+
+from ascmamba_modules.data.audio_files import load_audio
+from ascmamba_modules.model_folder.parts import read_tensors
+from ascmamba_modules.utils.files import replacing
+
+FILE = "reliance.safetensors"
+UNKNOWN = "unknown"
+_REJECTED = 0.05  # share of the clips of known classes
+_FOLDS = 5
+_EPS = 1e-12
+
+
+class Reliance:
+    """Tells unknown sounds, and which classes are possible.
+
+    Arguments
+    ---------
+    tensors : dict
+        ``mean`` and ``scale`` of the embeddings (size), ``centres`` of the
+        classes (classes, size) in standardised units and of length 1,
+        ``threshold``, the least similarity of a known clip, and ``doubts``,
+        one minus the posterior of the true class, of held-out clips, rising.
+
+    Raises
+    ------
+    ValueError
+        If one is missing, of another shape, or not finite.
+    """
+
+    def __init__(self, tensors):
+        names = ("mean", "scale", "centres", "threshold", "doubts")
+        size = tensors["mean"].shape if "mean" in tensors else None
+        shapes = {"mean": size, "scale": size, "threshold": (1,)}
+        for name in names:
+            if name not in tensors or not tensors[name].isfinite().all():
+                raise ValueError(f"{name} is missing or not finite")
+            if tensors[name].shape != shapes.get(name, tensors[name].shape):
+                raise ValueError(f"{name} has a wrong shape")
+        centres = tensors["centres"]
+        if centres.dim() != 2 or centres.shape[1:] != size:
+            raise ValueError("centres has a wrong shape")
+        self.tensors = tensors
+
+    def knows(self, embeddings):
+        """Tells which clips are like those of the classes.
+
+        Arguments
+        ---------
+        embeddings : torch.Tensor
+            (batch, size).
+
+        Returns
+        -------
+        torch.Tensor
+            Boolean (batch).
+        """
+        x = (embeddings.cpu() - self.tensors["mean"]) / self.tensors["scale"]
+        x = torch.nn.functional.normalize(x, eps=_EPS)
+        similarity = (x @ self.tensors["centres"].T).amax(1)
+        return similarity >= self.tensors["threshold"]
+
+    def possible(self, log_posteriors, coverage):
+        """Marks the fewest classes among which the true one is.
+
+        Arguments
+        ---------
+        log_posteriors : torch.Tensor
+            (batch, classes).
+        coverage : float
+            Share of the clips for which that holds, over 0 and under 1, for
+            clips like those that it was fitted on.
+
+        Returns
+        -------
+        torch.Tensor
+            Boolean (batch, classes); the best class is always marked.
+
+        Raises
+        ------
+        ValueError
+            If there were too few clips for such a coverage.
+        """
+        doubts = self.tensors["doubts"]
+        rank = math.ceil((len(doubts) + 1) * coverage)
+        if not 0 < coverage < 1 or rank > len(doubts):
+            raise ValueError(
+                f"the {len(doubts)} clips that the model was calibrated on do "
+                f"not tell a coverage of {coverage:g}; ask for at most "
+                f"{len(doubts) / (len(doubts) + 1):.2f}"
+            )
+        posteriors = log_posteriors.cpu().double().exp()
+        best = posteriors == posteriors.amax(1, keepdim=True)
+        return best | (1 - posteriors <= doubts[rank - 1])
+
+
+def fit_reliance(embeddings, log_posteriors, targets, groups):
+    """Fits on clips that the model's training has not heard.
+
+    Arguments
+    ---------
+    embeddings : numpy.ndarray
+        (clips, size).
+    log_posteriors : numpy.ndarray
+        (clips, classes).
+    targets : numpy.ndarray
+        Class indices (clips).
+    groups : array-like
+        Recording session of each clip.
+
+    Returns
+    -------
+    Reliance
+        See there.  Of known clips, 5 % are taken for unknown.
+
+    Raises
+    ------
+    ValueError
+        If there is one session only, or a class without clips.
+    """
+    absent = log_posteriors.shape[1] - len(set(targets))
+    if absent or len(set(groups)) < 2:
+        raise ValueError(
+            f"{absent} classes have no held-out clips"
+            if absent
+            else "the held-out clips are of one session"
+        )
+    folds = GroupKFold(min(_FOLDS, len(set(groups))))
+    similarities = np.empty(len(targets))
+    for others, part in folds.split(embeddings, groups=groups):
+        scaler, centres = _centres(embeddings[others], targets[others])
+        x = normalize(scaler.transform(embeddings[part]))
+        similarities[part] = (x @ centres.T).max(1)
+    scaler, centres = _centres(embeddings, targets)
+    doubts = 1 - np.exp(log_posteriors[np.arange(len(targets)), targets])
+    tensors = {
+        "mean": scaler.mean_,
+        "scale": scaler.scale_,
+        "centres": centres,
+        "threshold": np.quantile(similarities, [_REJECTED]),
+        "doubts": np.sort(doubts),
+    }
+    return Reliance(
+        {k: torch.from_numpy(v).float() for k, v in tensors.items()}
+    )
+
+
+def _centres(embeddings, targets):
+    scaler = StandardScaler().fit(embeddings)
+    x = scaler.transform(embeddings)
+    means = [x[targets == target].mean(0) for target in np.unique(targets)]
+    return scaler, normalize(np.stack(means))
+
+
+def answer_clips(classifier, table):
+    """Embeds and classifies clips, each as a whole and on its own.
+
+    Arguments
+    ---------
+    classifier : ascmamba_modules.inference.SceneClassifier
+        The model.
+    table : pandas.DataFrame
+        The clips: wav, location and record_time, empty where unknown.
+
+    Returns
+    -------
+    embeddings : numpy.ndarray
+        (clips, size).
+    log_posteriors : numpy.ndarray
+        (clips, classes).
+
+    Raises
+    ------
+    ValueError
+        If a file cannot be used, or the model has no embeddings.
+    """
+    embeddings, log_posteriors = [], []
+    for row in table.itertuples():
+        clip = load_audio(row.wav, classifier.audio_normalizer)
+        place = (None, row.location, row.record_time)
+        embeddings.append(classifier.embed_batch(clip, *place))
+        log_posteriors.append(classifier.classify_batch(clip, *place)[0])
+    return [
+        torch.cat(x).double().cpu().numpy()
+        for x in (embeddings, log_posteriors)
+    ]
+
+
+def save_reliance(reliance, folder):
+    """Writes it into a model folder.
+
+    Arguments
+    ---------
+    reliance : Reliance
+        As from :func:`fit_reliance`.
+    folder : str or Path
+        The model folder.
+    """
+    with replacing(Path(folder, FILE)) as temporary:
+        save_file(reliance.tensors, temporary)
+
+
+def load_reliance(folder):
+    """Reads it from a model folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The model folder.
+
+    Returns
+    -------
+    Reliance
+        See there.
+
+    Raises
+    ------
+    ValueError
+        If the folder has none, or a damaged one.
+    """
+    path = Path(folder, FILE)
+    try:
+        return Reliance(read_tensors(path))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder} does not tell when it can be relied on: train or teach "
+            "the model with clips of two recording sessions held out"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
