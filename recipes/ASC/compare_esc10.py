@@ -371,8 +371,7 @@ def main(arguments):
     parser.add_argument(
         "--conditions",
         action="store_true",
-        help="score also with a gain of -20 dB, a 4 kHz low-pass and a "
-        "telephone's band, 300 to 3,400 Hz",
+        help="score also as other devices hear: levels, filters, a small room",
     )
     parser.add_argument(
         "--settings", default=SYSTEMS, help="another compare_esc10.yaml"
