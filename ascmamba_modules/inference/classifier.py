@@ -104,7 +104,7 @@ class SceneClassifier(Pretrained):
         super().__init__(*args, **kwargs)
         # The weights were loaded strictly, so that the classes must fit.
         self.hparams.label_encoder.ignore_len()
-        self.source = None  # its folder
+        self.source = None  # its local folder
         self.engine = self._engine()
         self._future_warned = False
         logger.info(
@@ -116,7 +116,12 @@ class SceneClassifier(Pretrained):
     def reliance(self):
         """What tells unknown sounds and possible classes, see
         :class:`~ascmamba_modules.inference.reliance.Reliance`; a ``ValueError``
-        for a model that was calibrated on no clips."""
+        for a model that was calibrated on no clips or is in no local folder."""
+        if self.source is None:
+            raise ValueError(
+                "only a model in a local folder tells unknown sounds and "
+                "possible classes"
+            )
         return load_reliance(self.source)
 
     @property

@@ -58,6 +58,33 @@ def test_taught_model_tells_the_classes(model_folder, sounds, tmp_path, capsys):
     assert "macro accuracy 100.0 %" in (output / "README.md").read_text()
 
 
+def test_unknown_sounds_and_possible_classes(
+    model_folder, sounds, tmp_path, capsys
+):
+    output, new = tmp_path / "taught", tmp_path / "new"
+    options = ("--model", model_folder, "--output", output)
+    assert teach(sounds, *options, "--group", "^[abc]") == 0
+    write_tone(new / "high.wav", 3000, 9)
+    rng = np.random.default_rng(0)
+    soundfile.write(new / "noise.wav", rng.uniform(-1, 1, 4000), 8000)
+    (new / "torn.wav").write_bytes(b"RIFF")
+    table = tmp_path / "out.csv"
+    words = ["classify", str(new), "--model", str(output), "--skip-errors"]
+    words += ["--output", str(table)]
+    assert main([*words, "--unknown", "--coverage", "0.9"]) == 1
+    rows = pd.read_csv(table, keep_default_na=False)
+    assert rows["scene_label"].tolist() == ["high", "unknown", ""]
+    assert rows["possible"][0] == "high" and rows["possible"][2] == ""
+    assert set(rows["possible"][1].split("; ")) <= {"high", "low"}
+    capsys.readouterr()
+    for coverage, message in (("0.99", "12 clips"), ("1.5", "a coverage of")):
+        assert main([*words, "--coverage", coverage]) == 2
+        assert message in capsys.readouterr().err
+    words[3] = str(model_folder)  # calibrated on no clips
+    assert main([*words, "--unknown"]) == 2
+    assert "train or teach the model" in capsys.readouterr().err
+
+
 def test_manifest(model_folder, sounds, tmp_path):
     """Its test clips and those without a label are left out."""
     paths = sorted(sounds.rglob("*.wav"))
