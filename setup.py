@@ -11,10 +11,16 @@ Without one the installation goes on, and the scan falls back on PyTorch.
 """
 
 import platform
+import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # setuptools before 70.1
+    from wheel.bdist_wheel import bdist_wheel
 
 KERNELS = Path("ascmamba_modules/selective_scan/cpu/kernels")
 # Compiler flags by instruction set; the machine at hand is asked when running.
@@ -28,6 +34,14 @@ if HAVE_X86:
         "-mavx512dq",
         "-mfma",
     ]
+STRIP = ["-Wl,--strip-all"] if sys.platform == "linux" else []
+
+
+class AnyPython(bdist_wheel):
+    """Tags the wheel for any Python: the library is loaded with ctypes."""
+
+    def get_tag(self):
+        return "py3", "none", super().get_tag()[2]
 
 
 class BuildKernels(build_ext):
@@ -63,7 +77,7 @@ class BuildKernels(build_ext):
         self.compiler.link_shared_object(
             objects,
             self.get_ext_fullpath(extension.name),
-            extra_postargs=["-pthread"],
+            extra_postargs=["-pthread", *STRIP],
         )
 
     def compile_all(self, extension, stem, flags, variant="common"):
@@ -118,7 +132,7 @@ setup(
             optional=True,
         )
     ],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"bdist_wheel": AnyPython, "build_ext": BuildKernels},
     entry_points={
         "console_scripts": ["ascmamba = ascmamba_modules.command_line:main"]
     },
