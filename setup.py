@@ -15,12 +15,8 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
-
-try:
-    from setuptools.command.bdist_wheel import bdist_wheel
-except ImportError:  # setuptools before 70.1
-    from wheel.bdist_wheel import bdist_wheel
 
 KERNELS = Path("ascmamba_modules/selective_scan/cpu/kernels")
 # Compiler flags by instruction set; the machine at hand is asked when running.

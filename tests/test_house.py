@@ -13,7 +13,7 @@ ROOMS = (
     *("features", "augment", "context", "conditional_norm", "mamba"),
     *("dense_encoder", "dual_path", "ascmamba", "se_trans", "encoders"),
     *("pipeline", "model_folder", "inference", "evaluation"),
-    *("pseudo_labels", "export", "brain", "distillation"),
+    *("teaching", "pseudo_labels", "export", "brain", "distillation"),
     "command_line",
 )
 # The folders above the package, and what is imported from them by name.

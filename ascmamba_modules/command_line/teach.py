@@ -69,7 +69,7 @@ def run(arguments):
     arguments.model = arguments.model or "sound_tags"
     classifier = load_classifier(arguments)
     from ascmamba_modules.data.sessions import find_sessions
-    from ascmamba_modules.inference.teaching import teach
+    from ascmamba_modules.teaching import teach
 
     score = teach(classifier, arguments.model, table, arguments.output)
     print(

@@ -26,6 +26,7 @@ from ascmamba_modules.evaluation.calibration import (
     scale_by_session,
 )
 from ascmamba_modules.evaluation.perturbations import hide_place_and_time
+from ascmamba_modules.evaluation.pooling import parts_of_groups, pool_by_group
 from ascmamba_modules.evaluation.scores import macro_accuracy, per_class_table
 
 COLUMNS = (
@@ -340,6 +341,41 @@ def score_audio(models, clips, protocol, changes):
         for condition, log_posteriors in found.items():
             scores = clips.scores(log_posteriors)
             rows += _rows(scores, name, protocol, condition)
+    return _frame(rows)
+
+
+def score_pooled(models, clips, sizes, seeds, protocol="pooled by session"):
+    """Scores of clips that share their session's answer.
+
+    Arguments
+    ---------
+    models, clips, protocol
+        As for :func:`score_all`.
+    sizes : list
+        Clips of a session that are put together, at most; 1 is none.
+    seeds : list
+        Seeds of who is put together.
+
+    Returns
+    -------
+    pandas.DataFrame
+        See the top of this file; conditions are sizes as text, and "all".
+    """
+    rows = []
+    for name, model in models.items():
+        alone = model.log_posteriors(clips.table)
+        for size in [*sizes, len(alone)]:
+            values = []
+            for seed in seeds:
+                parts = parts_of_groups(clips.sessions, size, seed)
+                pooled = pool_by_group(alone, parts).argmax(1)
+                values.append(macro_accuracy(clips.targets, pooled))
+            mean, spread = np.mean(values), np.std(values)
+            row = {"metric": "macro_accuracy", "value": mean}
+            row |= {"lower": mean - spread, "upper": mean + spread}
+            row["clips"] = len(alone)
+            condition = "all" if size == len(alone) else str(size)
+            rows += _rows([row], name, protocol, condition)
     return _frame(rows)
 
 

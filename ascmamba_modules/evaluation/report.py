@@ -186,18 +186,21 @@ class EvaluationReport:
         bars = self._bars("seen_in_training", protocol, protocol.capitalize())
         self._add("New sessions, days and cities", text, [bars])
 
-    def add_audio(self, protocol):
-        """Adds scores of changed audio, by the protocol's name."""
+    def add_changes(self, protocol):
+        """Adds scores of changed or pooled audio, by the protocol's name."""
         text = {
             "devices": "The audio at another level, through filters, and "
             "reverberated in a small room.",
             "events": "Another sound mixed into each clip, at the given power "
             "of that of the clip.",
+            "sessions": "Clips of one session put together, as many as the "
+            "column says; the mean over seeds. This is transductive: an "
+            "answer depends on other clips of the test.",
         }[protocol]
         table = tables.audio_table(self.results, protocol)
         table = page.table(table, "Macro accuracy in per cent.")
         bars = self._bars(protocol, protocol, protocol.capitalize())
-        self._add(f"Other {protocol}", text, [table, bars])
+        self._add(protocol.capitalize(), text, [table, bars])
 
     def add_calibration(self, scaled):
         """Adds reliability before and after temperature scaling.

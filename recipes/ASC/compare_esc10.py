@@ -52,7 +52,7 @@ from ascmamba_modules.evaluation.bootstrap import interval_by_session
 from ascmamba_modules.evaluation.recording_changes import DEVICES
 from ascmamba_modules.features import LogMel
 from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.inference.teaching import embed_files, fit, linear_layer
+from ascmamba_modules.teaching import embed_files, fit, linear_layer
 from ascmamba_modules.utils.files import read_json, replacing, write_csv
 from ascmamba_modules.utils.model_size import multiply_adds
 

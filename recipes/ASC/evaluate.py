@@ -66,6 +66,7 @@ from ascmamba_modules.evaluation.protocols import (
     score_context,
     score_metadata_baseline,
     score_parts,
+    score_pooled,
 )
 from ascmamba_modules.evaluation.recording_changes import (
     DEVICES,
@@ -81,6 +82,7 @@ from ascmamba_modules.utils.files import write_csv
 logger = get_logger(__name__)
 
 RESULTS = "results.csv"
+POOLED = (1, 2, 4, 8)  # clips of a session
 # They become names of files.
 _MODEL_NAME = re.compile(r"[\w+=-][\w .+=-]*")
 
@@ -117,9 +119,10 @@ def check_hparams(hparams):
 
 def _check_protocol(hparams):
     protocol, events = hparams["protocol"], hparams["events"]
-    if protocol not in (None, "devices", "events"):
+    if protocol not in (None, "devices", "events", "sessions"):
         raise ValueError(
-            f"protocol must be devices, events or null, got {protocol}"
+            "protocol must be devices, events, sessions or null, got "
+            f"{protocol}"
         )
     if protocol == "events" and not (events and os.path.isdir(events)):
         raise ValueError(
@@ -446,7 +449,11 @@ def run_protocols(hparams, models, data, cache, notes):
         results.append(score_parts(models, clips, "seen in training", *steps))
         results.append(metadata_baseline("seen in training", *steps))
 
-    if protocol := hparams["protocol"]:
+    protocol = hparams["protocol"]
+    if protocol == "sessions":
+        sizes = POOLED, hparams["seeds"], protocol
+        results.append(score_pooled(models, clips, *sizes))
+    elif protocol:
         changes = audio_changes(hparams)
         results.append(score_audio(models, clips, protocol, changes))
 
@@ -490,7 +497,7 @@ def write_all(hparams, models, clips, cache, found, notes):
     if (results["protocol"] == "seen in training").any():
         report.add_conditions()
     if protocol := hparams["protocol"]:
-        report.add_audio(protocol)
+        report.add_changes(protocol)
     report.add_calibration(scaled)
     if len(clips.table) >= FEWEST:
         report.add_maps()

@@ -31,9 +31,9 @@ from stages import SUMMARY, Stage, one_line_at_the_end, options, run_stages
 
 from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.inference.teaching import SPLIT, embed_files, fit, teach
 from ascmamba_modules.model_folder.card import write_card
 from ascmamba_modules.model_folder.config import CONFIG, FOLDER, read_config
+from ascmamba_modules.teaching import SPLIT, embed_files, fit, teach
 from ascmamba_modules.utils.files import write_csv
 
 TAGS, AMBIENCE = "sound_tags", "ambience"

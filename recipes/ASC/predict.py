@@ -36,6 +36,8 @@ from ascmamba_modules.data.manifest import (
     read_manifest,
     unusable_files,
 )
+from ascmamba_modules.data.sessions import find_sessions
+from ascmamba_modules.evaluation.pooling import pool_by_group
 from ascmamba_modules.inference import SceneClassifier
 from ascmamba_modules.utils.files import write_csv
 
@@ -163,7 +165,15 @@ def find_posteriors(classifier, clips, loader_options):
     return posteriors[list(SCENES)]
 
 
-def predict(folder, manifest, metadata, output, device, loader_options):
+def predict(
+    folder,
+    manifest,
+    metadata,
+    output,
+    device,
+    loader_options,
+    pool_sessions=False,
+):
     """Writes the challenge's file.
 
     Arguments
@@ -178,6 +188,9 @@ def predict(folder, manifest, metadata, output, device, loader_options):
         "cpu" or "cuda".
     loader_options : dict
         See :func:`find_posteriors`.
+    pool_sessions : bool
+        Whether the clips of a session share their answer, see
+        :func:`ascmamba_modules.evaluation.pooling.pool_by_group`.
 
     Returns
     -------
@@ -187,6 +200,9 @@ def predict(folder, manifest, metadata, output, device, loader_options):
     wanted, clips = find_clips(metadata, manifest)
     classifier = load_classifier(folder, device)
     posteriors = find_posteriors(classifier, clips, loader_options)
+    if pool_sessions:
+        sessions = find_sessions(clips)
+        posteriors[:] = np.exp(pool_by_group(np.log(posteriors), sessions))
     answers = wanted[COLUMNS].assign(
         scene_label=posteriors.idxmax(axis="columns").to_numpy()
     )
@@ -232,6 +248,12 @@ def main(arguments):
         default=0,
         help="processes that load audio (default: none of their own)",
     )
+    parser.add_argument(
+        "--pool-sessions",
+        action="store_true",
+        help="clips of one recording session share their answer; it then "
+        "depends on other clips (transductive), which rules may forbid",
+    )
     args = parser.parse_args(arguments)
     if args.batch_size < 1 or args.num_workers < 0:
         parser.error("--batch-size is at least 1, --num-workers at least 0")
@@ -245,6 +267,7 @@ def main(arguments):
             args.output,
             args.device,
             {"batch_size": args.batch_size, "num_workers": args.num_workers},
+            args.pool_sessions,
         )
         counts = answers["scene_label"].value_counts().reindex(SCENES)
         print(counts.fillna(0).astype(int).to_string())

@@ -248,9 +248,24 @@ def test_changed_audio(protocol, two, clips, tmp_path):
     assert (tmp_path / "plots" / f"{protocol}.png").exists()
 
 
+def test_clips_of_a_session_put_together(two, clips, tmp_path):
+    options = {"protocol": "sessions", "hardest": 0, "seeds": "[1, 2]"}
+    given = words(two, clips, tmp_path, split="test", **options)
+    log = run_here(["evaluate.py", *given])
+    assert "Macro accuracy, sessions" in log
+    table = pd.read_csv(tmp_path / "results.csv")
+    found = table[table["protocol"] == "sessions"]
+    assert found["condition"].tolist() == 2 * ["1", "2", "4", "8", "all"]
+    alone = table[table["protocol"] == "all clips"].set_index("metric")
+    np.testing.assert_allclose(
+        found.loc[found["condition"] == "1", "value"],
+        alone.loc["macro_accuracy", "value"],
+    )
+
+
 def test_wrong_protocol(two, clips, tmp_path):
     for options, message in (
-        ({"protocol": "device"}, "devices, events or null"),
+        ({"protocol": "device"}, "devices, events, sessions or null"),
         ({"protocol": "events"}, "--events path/to/sounds"),
         ({"protocol": "events", "events": "none"}, "a folder of sounds"),
     ):

@@ -230,3 +230,24 @@ def test_bad_model(refused, finished, tmp_path):
 
 def test_bad_output(refused, tmp_path):
     refused("is a folder", output=tmp_path)
+
+
+def test_clips_of_a_session_share_their_answer(
+    finished, manifest, metadata, tmp_path
+):
+    """Here all clips of a city are one session."""
+    manifest = changed(
+        manifest,
+        tmp_path,
+        session=lambda _: read_manifest(manifest)["location"],
+    )
+    output = tmp_path / "submission.csv"
+    words = command(finished, manifest, metadata, output, "--pool-sessions")
+    run(["predict.py", *words])
+    answers = read(output)
+    assert len(answers) == 23
+    by_session = answers.groupby("location")["scene_label"]
+    assert by_session.nunique().max() == 1
+    path = tmp_path / "submission_posteriors.csv"
+    posteriors = pd.read_csv(path).drop(columns="filename")
+    np.testing.assert_allclose(posteriors.sum(axis="columns"), 1, atol=1e-6)

@@ -104,7 +104,7 @@ def test_manifest(model_folder, sounds, tmp_path):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_layer_is_the_regression(count):
-    from ascmamba_modules.inference.teaching import fit, linear_layer
+    from ascmamba_modules.teaching import fit, linear_layer
 
     rng = np.random.default_rng(0)
     labels = pd.Series([f"class {i % count}" for i in range(30)])
