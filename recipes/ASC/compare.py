@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Trains and scores systems on ESC-10, and tells what each costs.
 
-    python compare_esc10.py path/to/esc10 results/esc10 --teacher mn04
+    python compare.py path/to/esc10 results/esc10 --teacher mn04
+    python compare.py my_clips.csv results/my_clips --teacher mn04
 
-The five official folds, each with two seeds; each fold is answered by a model
-that has not heard its recordings, nor has what the model was distilled from.
-The same command again goes on where it was.  compare_esc10.yaml lists the
+The five official folds of ESC-10, or five of a manifest that keep sessions
+together, each with two seeds; each fold is answered by a model that has not
+heard its recordings, nor has what the model was distilled from.
+The same command again goes on where it was.  compare.yaml lists the
 systems.  The table holds all that was scored in the output folder:
 
 - multiply-adds, and CPU milliseconds on one core, features included, for ten
@@ -47,7 +49,8 @@ from stages import (
 )
 
 from ascmamba_modules.data.audio_files import load_audio
-from ascmamba_modules.data.manifest import read_manifest
+from ascmamba_modules.data.manifest import read_manifest, write_manifest
+from ascmamba_modules.data.sessions import find_sessions
 from ascmamba_modules.evaluation.bootstrap import interval_by_session
 from ascmamba_modules.evaluation.recording_changes import DEVICES
 from ascmamba_modules.features import LogMel
@@ -56,7 +59,7 @@ from ascmamba_modules.teaching import embed_files, fit, linear_layer
 from ascmamba_modules.utils.files import read_json, replacing, write_csv
 from ascmamba_modules.utils.model_size import multiply_adds
 
-SYSTEMS = RECIPE / "compare_esc10.yaml"
+SYSTEMS = RECIPE / "compare.yaml"
 SCORES, TABLE = "scores.json", "comparison"
 SECONDS = 10
 CLEAN = "accuracy"
@@ -175,21 +178,47 @@ def cpu_seconds():
     return sum(os.times()[:4])
 
 
-def write_manifests(folder, folds, output):
+def write_manifests(data, folds, output):
     """Writes the manifests of the folds; gives them as tables."""
+    is_manifest = str(data).lower().endswith(".csv")
+    write = _write_folds if is_manifest else _write_esc10
     tables = {}
     for fold in folds:
         path = output / f"fold_{fold}.csv"
         if not path.exists():
-            prepare_esc10(folder, fold, path)
+            write(data, fold, path)
         tables[fold] = read_manifest(path)
         clip = Path(tables[fold]["wav"].iloc[0])
-        if Path(folder).resolve() not in clip.parents:
+        folder = Path(data).resolve()
+        if (folder.parent if is_manifest else folder) not in clip.parents:
             raise ValueError(
-                f"{path} was made of another folder than {folder}: choose "
+                f"{path} was made of other clips than those of {data}: choose "
                 "another output folder"
             )
     return tables
+
+
+def _write_esc10(folder, fold, path):
+    prepare_esc10(folder, fold, path)
+
+
+def _write_folds(manifest, fold, path):
+    """Splits the labelled clips of a manifest by session; one fold is test."""
+    table = read_manifest(manifest)
+    table = table[table["scene_label"] != ""].drop(columns="line")
+    sessions = find_sessions(table)
+    fewest = sessions.groupby(table["scene_label"]).nunique().min()
+    if not fewest >= len(FOLDS):
+        raise ValueError(
+            f"{manifest}: a class has clips of {fewest} sessions, and "
+            f"{len(FOLDS)} folds need as many: leave that class out"
+        )
+    splitter = StratifiedGroupKFold(len(FOLDS), shuffle=True, random_state=0)
+    labels = table["scene_label"]
+    *_, test = list(splitter.split(table, labels, sessions))[fold - 1]
+    is_test = np.isin(np.arange(len(table)), test)
+    split = np.where(is_test, "test", "train")
+    write_manifest(table.assign(split=split, session=sessions), path)
 
 
 def list_runs(name, system, args, tables, output):
@@ -337,7 +366,7 @@ def compare(args):
     if not chosen:
         raise ValueError("no system is left to train")
     output.mkdir(parents=True, exist_ok=True)
-    tables = write_manifests(args.folder, args.folds, output)
+    tables = write_manifests(args.data, args.folds, output)
     conditions = CONDITIONS if args.conditions else (CLEAN,)
     for name in chosen:
         system = systems[name]
@@ -358,7 +387,9 @@ def main(arguments):
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", help="ESC-10 or ESC-50, unpacked")
+    parser.add_argument(
+        "data", help="ESC-10 or ESC-50, unpacked, or a manifest (.csv)"
+    )
     parser.add_argument("output", help="folder for everything")
     parser.add_argument(
         "--teacher", help="mn04, fetched once, or the path of its weights"
@@ -374,7 +405,7 @@ def main(arguments):
         help="score also as other devices hear: levels, filters, a small room",
     )
     parser.add_argument(
-        "--settings", default=SYSTEMS, help="another compare_esc10.yaml"
+        "--settings", default=SYSTEMS, help="another compare.yaml"
     )
     args = parser.parse_args(arguments)
     with one_line_at_the_end():

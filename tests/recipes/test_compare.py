@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from compare_esc10 import CONDITIONS, SYSTEMS, main
+from compare import CONDITIONS, SYSTEMS, main
 from recipe_commands import RECIPE
 from ruamel.yaml import YAML
 
@@ -124,3 +124,34 @@ def test_wrong_command_lines(words, tmp_path, more, message):
     with pytest.raises(SystemExit, match=message):
         main([*words, *more])
     assert not (tmp_path / "out").exists()
+
+
+def test_folds_of_a_manifest_keep_sessions_together(words, esc10, tmp_path):
+    clips = pd.read_csv(esc10 / "meta.csv", dtype=str)
+    table = pd.DataFrame(
+        {
+            "ID": clips["filename"],
+            "wav": "audio/" + clips["filename"],
+            "scene_label": clips["category"],
+            "session": clips["fold"] + "x" + (clips.index // 2).astype(str),
+            "split": "train",
+        }
+    )
+    table.to_csv(esc10 / "clips.csv", index=False)
+    words[0] = str(esc10 / "clips.csv")
+    words[words.index("--folds") + 1 : -2] = list("12345")
+    main([*words, "--systems", "log_mel_svm"])
+    tested = []
+    for fold in range(1, 6):
+        rows = pd.read_csv(tmp_path / "out" / f"fold_{fold}.csv", dtype=str)
+        parts = rows.groupby("split")["session"].agg(set)
+        assert not parts["train"] & parts["test"]
+        tested += rows.loc[rows["split"] == "test", "ID"].tolist()
+    assert sorted(tested) == sorted(table["ID"])
+    result = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    assert result["accuracy"].item() == 1
+    table["session"] = clips["fold"].where(clips["category"] == "rain", "one")
+    table.to_csv(esc10 / "clips.csv", index=False)
+    words[1] = str(tmp_path / "other")
+    with pytest.raises(SystemExit, match="of 1 sessions, and 5 folds need"):
+        main(words)
