@@ -5,7 +5,7 @@ import math
 import torch
 from scipy.signal import resample_poly
 
-_MAX_FILTER_SIZE = 6e7  # values
+_LONGEST_STEP = 2e5  # samples, at which SciPy takes 180 MB
 _KEPT_FILTER_SIZE = 2e5  # usual rates have up to 150,000
 # The resampler's filters reach 6 / (0.99 * lower rate) seconds to each side:
 # 6 ms at 1 kHz.
@@ -111,13 +111,13 @@ def check_rate(rate, new_rate):
     Raises
     ------
     ValueError
-        For such rates, from 48,003 to 44,100 Hz for example.
+        For such rates, from 250,007 to 44,100 Hz for example.
 
     Example
     -------
     >>> check_rate(48000, 44100)
     """
-    if _filter_size(rate, new_rate) > _MAX_FILTER_SIZE:
+    if max(rate, new_rate) / math.gcd(rate, new_rate) > _LONGEST_STEP:
         raise ValueError(
             f"{rate} Hz cannot be resampled to {new_rate} Hz in little "
             "memory; convert the file to a usual rate (16000, 44100, 48000 ...)"

@@ -168,14 +168,14 @@ def test_fixed_length(tmp_path, rate, channels, seconds):
 
 def test_odd_rates_take_little_memory(tmp_path):
     normalizer = AudioNormalizer(sample_rate=44100)
-    for rate in (12345, 22050, 22254):
+    for rate in (12345, 22050, 22254, 44107, 96153, 192001):
         times = np.arange(2 * rate) / rate
         samples = np.stack([np.sin(500 * times), np.sin(3000 * times)], 1)
         soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         waveform = load_audio(tmp_path / "a.wav", normalizer)
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        assert after - before < 100_000  # kB
+        assert after - before < 250_000  # kB
         times = np.arange(2 * 44100) / 44100
         expected = (np.sin(500 * times) + np.sin(3000 * times)) / 2
         inner = slice(2000, -2000)
