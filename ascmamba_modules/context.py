@@ -163,7 +163,9 @@ class ContextEncoder(nn.Module):
     Where one is missing, its part is a learned null vector; with both
     missing the context is the learned null context.  In training, known
     places and times are dropped at random, so that the null vectors are
-    learned even if the metadata is complete.
+    learned even if the metadata is complete.  Others are exchanged for those
+    of another clip, so that the network learns to doubt what the audio does
+    not bear out.
 
     Arguments
     ---------
@@ -176,6 +178,9 @@ class ContextEncoder(nn.Module):
     metadata_dropout : float
         Probability with which a place, and independently a time, is treated
         as unknown in training.
+    metadata_swap : float
+        Probability with which a clip has the place and time of another clip
+        of the batch in training.
     max_tokens : int
         Tokens of a text beyond this number are ignored.
 
@@ -195,9 +200,11 @@ class ContextEncoder(nn.Module):
         embedding_size=64,
         metadata_dropout=0.3,
         max_tokens=48,
+        metadata_swap=0.0,
     ):
         super().__init__()
         self.metadata_dropout = metadata_dropout
+        self.metadata_swap = metadata_swap
         self.max_tokens = max_tokens
         self.tokens = nn.Embedding(
             vocab_size, embedding_size, padding_idx=PADDING
@@ -222,9 +229,20 @@ class ContextEncoder(nn.Module):
         torch.Tensor
             Context vectors (batch, context_size).
         """
+        if self.training and self.metadata_swap > 0:
+            location_tokens, time_tokens = self._swap(
+                location_tokens, time_tokens
+            )
         return self._part(
             location_tokens, self.location, self.null_location
         ) + self._part(time_tokens, self.time, self.null_time)
+
+    def _swap(self, *parts):
+        """Exchanges places and times, as pairs, within the batch."""
+        batch, device = len(parts[0]), parts[0].device
+        others = torch.randperm(batch, device=device)
+        drawn = torch.rand(batch, 1, device=device) < self.metadata_swap
+        return [torch.where(drawn, x[others], x) for x in parts]
 
     def _part(self, tokens, project, null):
         tokens = tokens[:, : self.max_tokens]

@@ -88,6 +88,7 @@ BOUNDS = {
     "encoder_ffn_embed_dim": (1, 3072),
     "dropout": (0.0, 1.0),
     "metadata_dropout": (0.0, 1.0),
+    "metadata_swap": (0.0, 1.0),
 }
 # Those that may be lists, and how long.
 _LISTS = dict.fromkeys(("channels", "block_sizes", "strides", "scales"), 16)

@@ -320,3 +320,26 @@ def test_places_of_too_many_letters_are_told(caplog):
     caplog.clear()
     ContextTokenizer(vocab_size=256).train(places)
     assert not caplog.text
+
+
+def test_places_and_times_are_exchanged_as_pairs_in_training(tokenizer):
+    places = [PLACES[i % 2] for i in range(400)]
+    times = [
+        "2023-04-21 18:30" if i % 2 else "2023-05-01 06:30" for i in range(400)
+    ]
+    tokens = tokenizer.encode_batch(places, times)
+    encoder = ContextEncoder(
+        context_size=4, metadata_dropout=0.0, metadata_swap=0.6
+    )
+    with torch.no_grad():
+        expected = encoder.eval()(*tokens)
+        found = encoder.train()(*tokens)
+        lone = encoder(*(x[:1] for x in tokens))
+    # Each clip has one pair or the other, half of those drawn a wrong one.
+    changed = (found - expected).abs().amax(1) > 1e-5
+    other = expected.view(200, 2, 4).flip(1).reshape(400, 4)
+    torch.testing.assert_close(found[changed], other[changed])
+    assert changed.float().mean() == pytest.approx(0.3, abs=0.1)
+    torch.testing.assert_close(lone, expected[:1])
+    encoder.metadata_swap = 0.0
+    torch.testing.assert_close(encoder(*tokens), expected)
