@@ -117,7 +117,7 @@ setup(
     package_data={
         "ascmamba_modules": ["pretrained/*.csv", "pretrained/*/*"],
         "ascmamba_modules.encoders": ["audioset_tags.txt"],
-        "ascmamba_modules.evaluation": ["page.html"],
+        "ascmamba_modules.evaluation": ["*.html"],
         "ascmamba_modules.model_folder": ["card.md"],
     },
     ext_modules=[

@@ -21,7 +21,7 @@ from ascmamba_modules.utils.files import printable
 
 _SUBCOMMANDS = (
     *("classify", "timeline", "listen", "manifest", "teach"),
-    *("info", "export"),
+    *("review", "info", "export"),
 )
 _INTERRUPTED = 130
 _EXIT_CODES = """\

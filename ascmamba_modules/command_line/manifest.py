@@ -15,18 +15,20 @@ from ascmamba_modules.command_line.options import (
 from ascmamba_modules.command_line.recordings import (
     add_group_option,
     class_folders,
+    labelled_files,
 )
 
 _DESCRIPTION = """\
 Writes the manifest of a folder that has a folder of audio files for each class,
-to train on.  The cuts of a recording are not divided between the splits: say
-with --group what tells them.  Prints the clips of each class and split, and the
-command that trains.
+or of the labels that 'ascmamba review' saves, to train on.  The cuts of a
+recording are not divided between the splits: say with --group what tells them.
+Prints the clips of each class and split, and the command that trains.
 """
 _EXAMPLES = """\
   ascmamba manifest my_sounds/ --output my.csv
   ascmamba manifest my_sounds/ --output my.csv --group '^[^_]+' --times
   ascmamba manifest my_sounds/ --output my.csv --valid 0.3 --test 0
+  ascmamba manifest --labels review.csv --output my.csv
 """
 
 
@@ -39,7 +41,15 @@ def add_parser(subparsers):
         _DESCRIPTION,
         _EXAMPLES,
     )
-    parser.add_argument("folder", metavar="FOLDER", help="the folder")
+    parser.add_argument(
+        "folder", metavar="FOLDER", nargs="?", help="the folder"
+    )
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="FILE.csv",
+        help="labels of 'ascmamba review', besides the folder's or alone",
+    )
     parser.add_argument(
         "--output", required=True, metavar="FILE.csv", help="file to write"
     )
@@ -83,11 +93,13 @@ def run(arguments):
     shares = {"test": arguments.test, "valid": arguments.valid}
     if sum(shares.values()) >= 1:
         raise CommandError("--valid and --test leave nothing to train on")
-    table = class_folders(arguments.folder, arguments.group)
+    if not arguments.folder and not arguments.labels:
+        raise CommandError("name a folder, or --labels")
     from ascmamba_modules.data.manifest import write_manifest
     from ascmamba_modules.data.place_and_time import time_in_name
     from ascmamba_modules.inference.file_batches import raise_problems
 
+    table = _find_clips(arguments)
     if not arguments.skip_errors:
         raise_problems(list(table["wav"]), list(table["problem"]))
     bad = table[table["problem"] != ""]
@@ -107,6 +119,26 @@ def run(arguments):
     write_manifest(table, arguments.output)
     _print(table, arguments.output)
     return SOME_FAILED if len(bad) else 0
+
+
+def _find_clips(arguments):
+    """Rows of the folder and of the labels; a label comes before a folder."""
+    import pandas as pd
+
+    tables = [
+        labelled_files(path, arguments.group) for path in arguments.labels or ()
+    ]
+    if arguments.folder:
+        tables.append(class_folders(arguments.folder, arguments.group))
+    table = pd.concat(tables, ignore_index=True)
+    differing = table.groupby("wav")["scene_label"].nunique()
+    if arguments.labels and len(tables) > 1 and differing.max() > 1:
+        path = differing.idxmax()
+        names = table.loc[table["wav"] == path, "scene_label"].unique()
+        raise CommandError(
+            f"{path} is labelled {' and '.join(names)}: leave one out"
+        )
+    return table.drop_duplicates("wav", ignore_index=True)
 
 
 def _splits(table, shares):

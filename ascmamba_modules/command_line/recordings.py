@@ -188,15 +188,7 @@ def class_folders(folder, group=None):
     CommandError
         If there are no recordings, or none in ``group``'s sense.
     """
-    import pandas as pd
-
-    from ascmamba_modules.data.audio_files import inspect_audio
-    from ascmamba_modules.data.manifest import COLUMNS
-
-    try:
-        pattern = re.compile(group or "")
-    except re.error as error:
-        raise CommandError(f"--group {group}: {error}") from None
+    find_group = _group_finder(group)
     if not os.path.isdir(folder):
         raise CommandError(f"{folder}: no such folder")
     rows, left_out = [], {}
@@ -204,29 +196,101 @@ def class_folders(folder, group=None):
         if not place.is_dir():
             continue
         for path in map(Path, audio_files(place, left_out)):
-            found = pattern.search(path.stem) if group else None
-            if group and not found:
-                raise CommandError(f"--group {group} finds nothing in {path}")
-            header = inspect_audio(path)
-            rows.append(
-                {
-                    "ID": str(path.relative_to(folder)),
-                    "wav": str(path.absolute()),
-                    "duration": header.duration,
-                    "scene_label": place.name,
-                    # Takes of the same name in two folders are two.
-                    "session": f"{place.name} {found[0]}" if found else "",
-                    "dataset": Path(folder).resolve().name,
-                    "label_source": "human",
-                    "problem": header.problem,
-                }
-            )
+            row = _row(path, place.name, find_group(path))
+            row["ID"] = str(path.relative_to(folder))
+            row["dataset"] = Path(folder).resolve().name
+            rows.append(row)
     if left_out:
         print(list_left_out(left_out, "ascmamba: "), file=sys.stderr)
     if not rows:
         raise CommandError(
             f"{folder}: no recordings in the folders in it; each is a class"
         )
+    return _table(rows)
+
+
+def labelled_files(path, group=None):
+    """Lists the recordings that were labelled on a page of ``ascmamba review``.
+
+    Arguments
+    ---------
+    path : str
+        CSV file with the columns file, scene_label and classes, the labels
+        that there were to choose from.
+    group : str, optional
+        As for :func:`class_folders`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As from :func:`class_folders`.
+
+    Raises
+    ------
+    CommandError
+        For another file, a label that is no class, or ``group``.
+    """
+    import pandas as pd
+
+    find_group = _group_finder(group)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        labels = table[["file", "scene_label", "classes"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise CommandError(
+            f"{path}: not the labels of 'ascmamba review' ({error})"
+        ) from None
+    rows = []
+    for number, (file, label, classes) in enumerate(labels.to_numpy(), 2):
+        if label not in classes.split("; "):
+            raise CommandError(
+                f"{path}, line {number}: '{label}' is none of the classes, "
+                f"{classes}"
+            )
+        found = find_group(Path(file))
+        row = _row(Path(file), label, found)
+        rows.append({**row, "ID": file, "dataset": Path(path).stem})
+    if not rows:
+        raise CommandError(f"{path}: no labels in it")
+    return _table(rows)
+
+
+def _group_finder(group):
+    """Makes what finds the text of a file's name that tells its recording."""
+    try:
+        pattern = re.compile(group or "")
+    except re.error as error:
+        raise CommandError(f"--group {group}: {error}") from None
+
+    def find(path):
+        found = pattern.search(path.stem) if group else None
+        if group and not found:
+            raise CommandError(f"--group {group} finds nothing in {path}")
+        return found[0] if found else None
+
+    return find
+
+
+def _row(path, label, found):
+    from ascmamba_modules.data.audio_files import inspect_audio
+
+    header = inspect_audio(path)
+    return {
+        "wav": str(path.absolute()),
+        "duration": header.duration,
+        "scene_label": label,
+        # Takes of the same name in two folders are two.
+        "session": "" if found is None else f"{label} {found}",
+        "label_source": "human",
+        "problem": header.problem,
+    }
+
+
+def _table(rows):
+    import pandas as pd
+
+    from ascmamba_modules.data.manifest import COLUMNS
+
     return pd.DataFrame(rows, columns=[*COLUMNS, "problem"]).fillna("")
 
 

@@ -12,8 +12,8 @@ from ascmamba_modules.data.audio_files import audio_problem, load_audio
 from ascmamba_modules.plots.style import to_svg
 from ascmamba_modules.utils.files import replacing
 
-_RATE = 44100  # Hz
-_LONGEST = 10  # seconds of a recording
+RATE = 44100  # Hz
+LONGEST = 10  # seconds of a recording
 # Such as "+5.0", "< 0.001", "50.0*" or "75.0 (58.3 to 89.6)".
 _NUMBER = r"(< |[+-])?[\d.]+\*?( .*)?"
 
@@ -47,6 +47,28 @@ def write_page(path, title, sections, lead="", details=""):
     >>> "On &lt;test&gt;." in path.read_text("utf-8")
     True
     """
+    render(
+        path,
+        "page.html",
+        title=title,
+        lead=lead,
+        details=details,
+        sections=sections,
+    )
+
+
+def render(path, template, **values):
+    """Fills in a template of this folder, and writes it whole or not at all.
+
+    Arguments
+    ---------
+    path : str or Path
+        HTML file to write; its folder is made if need be.
+    template : str
+        Name of the template.
+    **values
+        What it takes.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -55,9 +77,7 @@ def write_page(path, title, sections, lead="", details=""):
         lstrip_blocks=True,
     )
     environment.filters["base64"] = lambda x: base64.b64encode(x).decode()
-    html = environment.get_template("page.html").render(
-        title=title, lead=lead, details=details, sections=sections
-    )
+    html = environment.get_template(template).render(**values)
     with replacing(path) as temporary:
         temporary.write_text(html, "utf-8")
 
@@ -141,12 +161,12 @@ def audio(path, caption, drawing):
     problem = audio_problem(path)
     if problem:
         raise ValueError(f"{path}: {problem}")
-    waveform = load_audio(path, AudioNormalizer(_RATE)).numpy()
-    seconds = len(waveform) / _RATE
-    cut = f"first {_LONGEST} s of " if seconds > _LONGEST else ""
+    waveform = load_audio(path, AudioNormalizer(RATE)).numpy()
+    seconds = len(waveform) / RATE
+    cut = f"first {LONGEST} s of " if seconds > LONGEST else ""
     stream = io.BytesIO()
     # Unlike Ogg, MP3 is played by every browser.
-    soundfile.write(stream, waveform[: _LONGEST * _RATE], _RATE, format="MP3")
+    soundfile.write(stream, waveform[: LONGEST * RATE], RATE, format="MP3")
     caption = f"{caption} ({cut}{seconds:.1f} s)"
     block = figure(drawing, caption)
     return {**block, "kind": "audio", "mp3": stream.getvalue()}

@@ -1,0 +1,106 @@
+"""``ascmamba review``: the clips whose labels are worth a person's minute."""
+
+import sys
+
+from ascmamba_modules.command_line.options import (
+    CommandError,
+    add_model_options,
+    add_subparser,
+    check_output,
+    load_classifier,
+    positive,
+)
+from ascmamba_modules.command_line.recordings import (
+    find_recordings,
+    list_left_out,
+)
+
+_DESCRIPTION = """\
+Chooses the recordings whose labels would teach a model most, and writes a page
+to label them by ear, one HTML file that works offline: a key a class, and
+a button that saves the labels as CSV, for 'ascmamba manifest --labels'.
+
+With the model's own classes it takes recordings that the model is least sure of
+and that differ from each other; with --classes that the model does not have,
+recordings that differ from each other.
+"""
+_EXAMPLES = """\
+  ascmamba review recordings/ --model my_model --output review.html
+  ascmamba review recordings/ --classes 'Bar,Street,Park' --number 60 \\
+      --output review.html
+  ascmamba manifest --labels review.csv --output my.csv
+"""
+
+
+def add_parser(subparsers):
+    """Describes the arguments; returns the parser."""
+    parser = add_subparser(
+        subparsers,
+        "review",
+        "the clips worth labelling by ear, as a page",
+        _DESCRIPTION,
+        _EXAMPLES,
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="FILE|FOLDER|MANIFEST",
+        help="recordings of up to five minutes, as for 'ascmamba classify'",
+    )
+    add_model_options(parser)
+    parser.add_argument(
+        "--classes",
+        metavar="A,B",
+        help="classes to choose from (default: the model's; the model is then "
+        "sound_tags unless one is named)",
+    )
+    parser.add_argument(
+        "--number",
+        type=positive(int),
+        default=40,
+        metavar="N",
+        help="recordings to label (default: 40)",
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="FILE.html", help="page to write"
+    )
+    return parser
+
+
+def run(arguments):
+    """Runs the subcommand; returns the exit code."""
+    check_output(arguments.output, (".html",))
+    left_out = {}
+    recordings = find_recordings(arguments.inputs, left_out=left_out)
+    if left_out:
+        print(list_left_out(left_out, "ascmamba: "), file=sys.stderr)
+    classes = None
+    if arguments.classes is not None:
+        classes = [name.strip() for name in arguments.classes.split(",")]
+        arguments.model = arguments.model or "sound_tags"
+        if len({*classes} - {""}) != len(classes) or len(classes) < 2:
+            raise CommandError(
+                f"--classes {arguments.classes}: name two or more, each once"
+            )
+    classifier = load_classifier(arguments)
+    from ascmamba_modules.evaluation.review import choose_clips, write_review
+    from ascmamba_modules.teaching import embed_files
+
+    files = [recording.file for recording in recordings]
+    posteriors = None
+    if classes is None or {*classes} <= {*classifier.classes}:
+        results = classifier.classify_files(
+            files, batch_size=arguments.batch_size
+        )
+        posteriors = [result.out_prob.exp().numpy() for result in results]
+    chosen = choose_clips(
+        embed_files(classifier, files), posteriors, arguments.number
+    )
+    classes = classes or classifier.classes
+    write_review(arguments.output, [files[i] for i in chosen], classes)
+    print(
+        f"ascmamba: {len(chosen)} of {len(files)} recordings; open "
+        f"{arguments.output} in a browser",
+        file=sys.stderr,
+    )
+    return 0
