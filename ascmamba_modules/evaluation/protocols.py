@@ -284,16 +284,21 @@ def score_changed(models, clips, protocol, shares, seeds, change):
     Returns
     -------
     pandas.DataFrame
-        See the top of this file; conditions are shares as text, "5 %".
+        See the top of this file; conditions are shares as text, "5 %".  The
+        smallest share also has the mean recall of each class.
     """
     rows = []
     for share in sorted({0.0, *shares}):
         scores = {name: [] for name in models}
+        recalls = {name: [] for name in models}
         for seed in seeds if share else [None]:
             table = change(clips.table, share, seed) if share else clips.table
             for name, model in models.items():
-                predictions = model.log_posteriors(table).argmax(1)
+                log_posteriors = model.log_posteriors(table)
+                predictions = log_posteriors.argmax(1)
                 scores[name].append(macro_accuracy(clips.targets, predictions))
+                if share == min(shares):
+                    recalls[name] += clips.recalls(log_posteriors)
         for name, values in scores.items():
             parts = [
                 {"metric": "macro_accuracy", "value": v, "seed": s}
@@ -308,10 +313,13 @@ def score_changed(models, clips, protocol, shares, seeds, change):
                     "upper": mean + spread,
                 }
             )
-            rows += [
-                {**row, "clips": len(clips.table)}
-                for row in _rows(parts, name, protocol, f"{100 * share:g} %")
-            ]
+            parts = [{**part, "clips": len(clips.table)} for part in parts]
+            if recalls[name]:
+                means = pd.DataFrame(recalls[name]).groupby(
+                    "metric", sort=False, as_index=False
+                )
+                parts += means.mean().to_dict("records")
+            rows += _rows(parts, name, protocol, f"{100 * share:g} %")
     return _frame(rows)
 
 

@@ -56,7 +56,15 @@ def summarise(results):
 def recall_table(results):
     """Recalls in the form of the paper's Table 3: a row for each model and
     condition, a column for each class and the average."""
-    rows = results[results["protocol"].isin(["all clips", "difficulty"])]
+    is_shuffled = results["protocol"] == "shuffled place and time"
+    has_recalls = results["metric"].str.startswith("recall ")
+    shares = results.loc[is_shuffled & has_recalls, "condition"]
+    is_shuffled &= results["condition"].isin(shares) & results["seed"].isna()
+    rows = results[
+        results["protocol"].isin(["all clips", "difficulty"]) | is_shuffled
+    ]
+    shuffled = rows["condition"] + " shuffled"
+    rows = rows.assign(condition=rows["condition"].mask(is_shuffled, shuffled))
     names = rows["metric"].str.removeprefix("recall ")
     rows = rows.assign(column=names.replace("macro_accuracy", "average"))
     is_recall = rows["metric"].str.startswith("recall ")

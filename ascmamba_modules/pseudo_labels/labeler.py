@@ -75,6 +75,7 @@ class PseudoLabelBrain(Brain):
         session_labels=None,
         session_level="session",
         min_purity=0.98,
+        by_class=False,
     ):
         """Labels the clips of a manifest that have no label.
 
@@ -100,6 +101,8 @@ class PseudoLabelBrain(Brain):
             :func:`ascmamba_modules.pseudo_labels.session_labels.session_votes`.
         min_purity : float
             How often (0 to 1) labels of a session must agree to be trusted.
+        by_class : bool
+            See :func:`ascmamba_modules.pseudo_labels.selection.select`.
 
         Returns
         -------
@@ -124,13 +127,12 @@ class PseudoLabelBrain(Brain):
                 ask_sessions, votes=votes, way=session_labels
             )
         posteriors = self.posteriors(table[in_pool(table)], folder)
-        run_on_main(
-            self._select, args=[table, posteriors, folder, share, truth, ask]
-        )
+        first, second = posteriors["first"], posteriors["second"]
+        selected = select(first, second, share, by_class)
+        run_on_main(self._write, args=[table, selected, folder, truth, ask])
         return Path(folder, MANIFEST)
 
-    def _select(self, table, posteriors, folder, share, truth, ask):
-        selected = select(posteriors["first"], posteriors["second"], share)
+    def _write(self, table, selected, folder, truth, ask):
         if ask is not None:
             selected = ask(selected)
         counts = write_pseudo_labels(folder, table, selected, truth)

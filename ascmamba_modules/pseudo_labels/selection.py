@@ -38,7 +38,7 @@ def in_pool(table):
     return (table["scene_label"] == "") & table["split"].isin(POOL_SPLITS)
 
 
-def select(first, second, share=0.9):
+def select(first, second, share=0.9, by_class=False):
     """Labels clips in two steps.
 
     First, clips are sorted by the first model's highest posterior, and the
@@ -54,6 +54,9 @@ def select(first, second, share=0.9):
     share : float
         Share of the clips to accept in the first step, 0 to 1, rounded down
         to whole clips.
+    by_class : bool
+        Whether this is the share of the clips of each predicted class, so
+        that classes of which the model is less sure are not left out.
 
     Returns
     -------
@@ -88,12 +91,14 @@ def select(first, second, share=0.9):
     )
     agrees = selected["scene_label"] == selected["second_label"]
     selected["step"] = np.where(agrees, 2, REJECTED)
-    # A tiny excess makes 0.9 of 10 clips nine in floating point as well.
-    n_first = int(share * len(selected) + 1e-9)
     ranked = selected.assign(name=selected.index.astype(str)).sort_values(
         ["confidence", "name"], ascending=[False, True]
     )
-    selected.loc[ranked.index[:n_first], "step"] = 1
+    groups = ranked.groupby("scene_label") if by_class else [("", ranked)]
+    for _, group in groups:
+        # A tiny excess makes 0.9 of 10 clips nine in floating point as well.
+        n_first = int(share * len(group) + 1e-9)
+        selected.loc[group.index[:n_first], "step"] = 1
     return selected
 
 

@@ -50,7 +50,7 @@ from ascmamba_modules.utils.files import replacing
 
 logger = get_logger(__name__)
 
-SESSION_SETTINGS = ("session_labels", "session_level", "min_purity")
+SETTINGS = ("session_labels", "session_level", "min_purity", "by_class")
 
 
 def check_settings(settings):
@@ -151,7 +151,7 @@ def run_rounds(hparams, run_opts, brain, table, truth):
         folder = Path(hparams["output_folder"], f"round_{number}")
         manifest = brain.label(
             *(table, folder, hparams["share"], truth),
-            **{name: hparams[name] for name in SESSION_SETTINGS},
+            **{name: hparams[name] for name in SETTINGS},
         )
         if number < hparams["rounds"]:
             # Other labels, such as of another share, are trained on anew.

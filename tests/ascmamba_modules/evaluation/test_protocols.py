@@ -109,6 +109,16 @@ def test_mean_and_spread_over_seeds(models, clips):
         models, clips, "shuffled", shares, seeds, shuffle_place_and_time
     )
     assert list(frame["condition"].unique()) == ["0 %", "50 %", "100 %"]
+    recalls = frame[frame["metric"].str.startswith("recall ")]
+    assert (
+        set(recalls["condition"]) == {"50 %"} and recalls["seed"].isna().all()
+    )
+    frame = frame[frame["metric"] == "macro_accuracy"]
+    means = recalls.groupby("model")["value"].mean()
+    half = frame[(frame["condition"] == "50 %") & frame["seed"].isna()]
+    assert means.to_dict() == pytest.approx(
+        dict(zip(half["model"], half["value"]))
+    )
     half = frame[(frame["condition"] == "50 %") & (frame["model"] == "first")]
     single = half[half["seed"].notna()]
     assert list(single["seed"]) == seeds

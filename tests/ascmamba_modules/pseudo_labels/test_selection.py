@@ -275,3 +275,22 @@ def test_summarise_counts(tables, share, data):
         assert counts.loc["step 2", "agreement"] == 1
     if counts.loc["rejected", "clips"]:
         assert counts.loc["rejected", "agreement"] == 0
+
+
+def test_by_class_no_class_is_left_out():
+    """The first model is sure of buses and never of bars."""
+    clips = [f"clip {i}" for i in range(20)]
+    bus = [0.95 + 0.002 * i for i in range(10)]
+    bar = [0.55 + 0.002 * i for i in range(10)]
+    first = pd.DataFrame({"Bus": [*bus, *(1 - x for x in bar)]}, clips)
+    first["Bar"] = 1 - first["Bus"]
+    second = 1 - first  # never agrees
+    plain = select(first, second, 0.5)
+    assert plain.loc[plain["step"] == 1, "scene_label"].unique() == ["Bus"]
+    chosen = select(first, second, 0.5, by_class=True)
+    chosen = chosen[chosen["step"] == 1]
+    assert chosen["scene_label"].value_counts().to_dict() == {
+        "Bus": 5,
+        "Bar": 5,
+    }
+    assert chosen["confidence"].min() == pytest.approx(0.56)
