@@ -182,15 +182,19 @@ def write_manifests(data, folds, output):
     """Writes the manifests of the folds; gives them as tables."""
     is_manifest = str(data).lower().endswith(".csv")
     write = _write_folds if is_manifest else _write_esc10
+    clips = read_manifest(data) if is_manifest else None
     tables = {}
     for fold in folds:
         path = output / f"fold_{fold}.csv"
         if not path.exists():
             write(data, fold, path)
         tables[fold] = read_manifest(path)
-        clip = Path(tables[fold]["wav"].iloc[0])
-        folder = Path(data).resolve()
-        if (folder.parent if is_manifest else folder) not in clip.parents:
+        if is_manifest:
+            is_of_data = set(tables[fold]["wav"]) <= set(clips["wav"])
+        else:
+            clip = Path(tables[fold]["wav"].iloc[0])
+            is_of_data = Path(data).resolve() in clip.parents
+        if not is_of_data:
             raise ValueError(
                 f"{path} was made of other clips than those of {data}: choose "
                 "another output folder"

@@ -131,14 +131,14 @@ def test_folds_of_a_manifest_keep_sessions_together(words, esc10, tmp_path):
     table = pd.DataFrame(
         {
             "ID": clips["filename"],
-            "wav": "audio/" + clips["filename"],
+            "wav": f"{esc10}/audio/" + clips["filename"],
             "scene_label": clips["category"],
             "session": clips["fold"] + "x" + (clips.index // 2).astype(str),
             "split": "train",
         }
     )
-    table.to_csv(esc10 / "clips.csv", index=False)
-    words[0] = str(esc10 / "clips.csv")
+    words[0] = str(tmp_path / "clips.csv")
+    table.to_csv(words[0], index=False)
     words[words.index("--folds") + 1 : -2] = list("12345")
     main([*words, "--systems", "log_mel_svm"])
     tested = []
@@ -151,7 +151,7 @@ def test_folds_of_a_manifest_keep_sessions_together(words, esc10, tmp_path):
     result = pd.read_csv(tmp_path / "out" / "comparison.csv")
     assert result["accuracy"].item() == 1
     table["session"] = clips["fold"].where(clips["category"] == "rain", "one")
-    table.to_csv(esc10 / "clips.csv", index=False)
+    table.to_csv(words[0], index=False)
     words[1] = str(tmp_path / "other")
     with pytest.raises(SystemExit, match="of 1 sessions, and 5 folds need"):
         main(words)
