@@ -6,9 +6,12 @@ neural networks", ICML 2017.
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.model_selection import GroupKFold
+
+from ascmamba_modules.inference.reliance import possible_classes
 
 TEMPERATURES = (0.05, 20.0)
 BINS = 15  # as Guo et al.
@@ -216,3 +219,38 @@ def scale_by_session(targets, log_posteriors, sessions, folds=5):
         scaled[test] = apply_temperature(log_posteriors[test], temperature)
         temperatures.append(temperature)
     return scaled, np.array(temperatures)
+
+
+def coverage_by_session(targets, log_posteriors, sessions, share=0.9, folds=5):
+    """How often the sets of possible classes hold the true one, and how large
+    they are, fitted on other sessions than they are tested on.
+
+    Arguments
+    ---------
+    targets, log_posteriors, sessions, folds
+        As for :func:`scale_by_session`.
+    share : float
+        What is asked for, see :func:`ascmamba_modules.inference.reliance
+        .possible_classes`.
+
+    Returns
+    -------
+    float
+        Share of the clips (0 to 1).
+    float
+        Mean number of classes.
+
+    Raises
+    ------
+    ValueError
+        If there are too few clips or sessions.
+    """
+    targets, x = np.asarray(targets), torch.as_tensor(log_posteriors)
+    held, sizes = np.empty(len(targets)), np.empty(len(targets))
+    splitter = GroupKFold(min(folds, len(set(sessions))))
+    for fit, test in splitter.split(targets, groups=np.asarray(sessions)):
+        doubts = 1 - x[fit, targets[fit]].exp()
+        marks = possible_classes(doubts.sort().values, x[test], share)
+        held[test] = marks[np.arange(len(test)), targets[test]]
+        sizes[test] = marks.sum(1)
+    return held.mean(), sizes.mean()

@@ -22,6 +22,7 @@ from ascmamba_modules.evaluation.bootstrap import (
 )
 from ascmamba_modules.evaluation.calibration import (
     clip_losses,
+    coverage_by_session,
     expected_calibration_error,
     scale_by_session,
 )
@@ -402,7 +403,8 @@ def score_calibration(models, clips, protocol="calibration"):
         scaled", fitted by
         :func:`~ascmamba_modules.evaluation.calibration.scale_by_session`; the
         metric ``temperature`` is the mean over the parts, with the smallest
-        and the largest as lower and upper.
+        and the largest as lower and upper.  Sets of possible classes are of
+        the scaled posteriors; without a row there were too few clips.
     scaled : dict
         The scaled log-posteriors by model.
     """
@@ -429,7 +431,22 @@ def score_calibration(models, clips, protocol="calibration"):
             "upper": temperatures.max(),
             "clips": len(clips.table),
         }
-        rows += _rows([temperature], name, protocol, "temperature scaled")
+        n, found = len(clips.table), [temperature]
+        try:
+            held, size = coverage_by_session(
+                clips.targets, scaled[name], clips.sessions
+            )
+            sets = {
+                "coverage of 90 % sets": held,
+                "classes in a 90 % set": size,
+            }
+            found += [
+                {"metric": metric, "value": value, "clips": n}
+                for metric, value in sets.items()
+            ]
+        except ValueError:
+            pass  # too few clips to tell
+        rows += _rows(found, name, protocol, "temperature scaled")
     return _frame(rows), scaled
 
 

@@ -159,7 +159,7 @@ def _p_text(value):
 def _text(row):
     if pd.isna(row.value):
         return "no clips"
-    if row.metric in ("log_loss", "temperature"):
+    if row.metric in ("log_loss", "temperature", "classes in a 90 % set"):
         text = f"{row.value:.2f}"
     else:
         text = f"{100 * row.value:.1f}"

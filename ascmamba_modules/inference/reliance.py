@@ -98,17 +98,50 @@ class Reliance:
         ValueError
             If there were too few clips for such a coverage.
         """
-        doubts = self.tensors["doubts"]
-        rank = math.ceil((len(doubts) + 1) * coverage)
-        if not 0 < coverage < 1 or rank > len(doubts):
-            raise ValueError(
-                f"the {len(doubts)} clips that the model was calibrated on do "
-                f"not tell a coverage of {coverage:g}; ask for at most "
-                f"{len(doubts) / (len(doubts) + 1):.2f}"
-            )
-        posteriors = log_posteriors.cpu().double().exp()
-        best = posteriors == posteriors.amax(1, keepdim=True)
-        return best | (1 - posteriors <= doubts[rank - 1])
+        return possible_classes(
+            self.tensors["doubts"], log_posteriors.cpu(), coverage
+        )
+
+
+def possible_classes(doubts, log_posteriors, coverage):
+    """See :meth:`Reliance.possible`.
+
+    Arguments
+    ---------
+    doubts : torch.Tensor
+        One minus the posterior of the true class of held-out clips, rising.
+    log_posteriors : torch.Tensor
+        (batch, classes).
+    coverage : float
+        Share of the clips.
+
+    Returns
+    -------
+    torch.Tensor
+        Boolean (batch, classes).
+
+    Raises
+    ------
+    ValueError
+        If there were too few clips for such a coverage.
+
+    Example
+    -------
+    >>> doubts = torch.tensor([0.1, 0.2, 0.3, 0.7])
+    >>> posteriors = torch.tensor([[0.6, 0.35, 0.05]])
+    >>> possible_classes(doubts, posteriors.log(), 0.8)
+    tensor([[ True,  True, False]])
+    """
+    rank = math.ceil((len(doubts) + 1) * coverage)
+    if not 0 < coverage < 1 or rank > len(doubts):
+        raise ValueError(
+            f"the {len(doubts)} clips that the model was calibrated on do not "
+            f"tell a coverage of {coverage:g}; ask for at most "
+            f"{len(doubts) / (len(doubts) + 1):.2f}"
+        )
+    posteriors = log_posteriors.double().exp()
+    best = posteriors == posteriors.amax(1, keepdim=True)
+    return best | (1 - posteriors <= doubts[rank - 1])
 
 
 def fit_reliance(embeddings, log_posteriors, targets, groups):

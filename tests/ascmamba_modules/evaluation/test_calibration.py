@@ -14,6 +14,7 @@ from ascmamba_modules.evaluation.calibration import (
     TEMPERATURES,
     apply_temperature,
     clip_losses,
+    coverage_by_session,
     expected_calibration_error,
     fit_temperature,
     reliability_bins,
@@ -107,3 +108,19 @@ def test_no_session_helps_to_calibrate_itself(answers):
 def test_one_session_cannot_be_scaled(answers):
     with pytest.raises(ValueError, match="two sessions or more, there are 1"):
         scale_by_session(*answers, ["a"] * 500)
+
+
+def test_sets_hold_the_true_class_on_other_sessions():
+    rng = np.random.default_rng(5)
+    posteriors = rng.dirichlet(np.full(4, 0.5), 600)
+    targets = np.array([rng.choice(4, p=row) for row in posteriors])
+    sessions = np.arange(600) // 3
+    log_posteriors = np.log(posteriors)
+    held, size = coverage_by_session(targets, log_posteriors, sessions)
+    assert held == pytest.approx(0.9, abs=0.04) and 1 < size < 4
+    less, smaller = coverage_by_session(
+        targets, log_posteriors, sessions, share=0.7
+    )
+    assert less < held and smaller < size
+    with pytest.raises(ValueError, match="do not tell a coverage"):
+        coverage_by_session(targets[:8], log_posteriors[:8], sessions[:8])
