@@ -51,6 +51,7 @@ from stages import (
 from ascmamba_modules.data.audio_files import load_audio
 from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.data.sessions import find_sessions
+from ascmamba_modules.encoders.late_fusion import LateFusion
 from ascmamba_modules.evaluation.bootstrap import interval_by_session
 from ascmamba_modules.evaluation.recording_changes import DEVICES
 from ascmamba_modules.features import LogMel
@@ -114,13 +115,30 @@ def fit_svm(table):
     )
 
 
+class Frozen(torch.nn.Module):
+    """An encoder and a linear classifier, which is yet to be fitted."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+        self.classifier = torch.nn.Linear(encoder.embedding_size, 2)
+
+    def forward(self, features, context=None, lengths=None):
+        return self.classifier(self.embed(features, context, lengths))
+
+    def embed(self, features, context=None, lengths=None):
+        return self.encoder(features, lengths)
+
+    log_posteriors = staticmethod(LateFusion.log_posteriors)
+
+
 def load_frozen(hparams, settings):
     """Loads the features and the encoder of a YAML file as they are."""
     with tempfile.TemporaryDirectory() as folder, open(hparams) as file:
         names = {"manifest": "", "output_folder": folder}
         parts = load_hyperpyyaml(file, {**settings, **names})
     modules = {n: parts[n] for n in ("features", "normalize", "model")}
-    modules["model"].fusion = torch.nn.Identity()  # there is nothing to fuse
+    modules["model"] = Frozen(modules["model"].audio_encoder)
     return SceneClassifier(modules, {**parts, "modules": modules})
 
 
