@@ -134,6 +134,7 @@ def test_later_stage_starts_from_it(distilled, clips, tmp_path):
         output_folder=tmp_path,
         scene_labels=labels,
         pretrained_folder=output,
+        frequency_centering=False,
         **STUDENT,
     )
     assert code == 0, log[-3000:]

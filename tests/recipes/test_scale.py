@@ -23,6 +23,7 @@ ONE = (sys.executable,)
 STEADY = {
     "dropout": 0.0,
     "metadata_dropout": 0.0,
+    "metadata_swap": 0.0,
     "opt_class": "!name:torch.optim.SGD {lr: 0.001}",
     "max_grad_norm": 1e9,  # clipping would hide gradients of another size
     "scan_engine": "torch",
