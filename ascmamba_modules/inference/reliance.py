@@ -137,7 +137,7 @@ def possible_classes(doubts, log_posteriors, coverage):
         raise ValueError(
             f"the {len(doubts)} clips that the model was calibrated on do not "
             f"tell a coverage of {coverage:g}; ask for at most "
-            f"{len(doubts) / (len(doubts) + 1):.2f}"
+            f"{math.floor(100 * len(doubts) / (len(doubts) + 1)) / 100:g}"
         )
     posteriors = log_posteriors.double().exp()
     best = posteriors == posteriors.amax(1, keepdim=True)

@@ -54,7 +54,7 @@ def test_sets_hold_the_true_class_as_often_as_asked(reliance, coverage):
 
 @pytest.mark.parametrize("coverage", [0, 1, 0.999])
 def test_coverage_that_the_clips_do_not_tell(reliance, coverage):
-    with pytest.raises(ValueError, match="400 clips .* ask for at most 1.00"):
+    with pytest.raises(ValueError, match="400 clips .* ask for at most 0.99"):
         reliance.possible(torch.zeros(1, 3).log_softmax(1), coverage)
 
 
