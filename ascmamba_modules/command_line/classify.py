@@ -27,6 +27,9 @@ runs, its results are in OUTPUT.part, one line of JSON a file; if it is killed,
 the same command goes on from there, and the output is the same as of one run.
 That goes for all three formats; Parquet is written from the lines in the end
 and needs pyarrow.
+
+Under torchrun, on one machine or several with the same file system, processes
+share the files, each with a GPU of its own for --device cuda.
 """
 _EXAMPLES = """\
   ascmamba classify clip.wav --model results/finetune/1986/model
@@ -34,6 +37,8 @@ _EXAMPLES = """\
       --location Berlin --record-time '2023-04-21 18:30:00' --skip-errors
   ascmamba classify manifest.csv --model model --output labels.parquet \\
       --device cuda --precision bf16 --batch-size 64
+  torchrun --nproc_per_node 4 -m ascmamba_modules.command_line classify \\
+      recordings/ --model model --output labels.csv --device cuda --skip-errors
 """
 _FORMATS = (".csv", ".jsonl", ".parquet")
 _DIGITS = 6
@@ -131,34 +136,40 @@ def _print(arguments, recordings):
 def _write(arguments, recordings):
     from ascmamba_modules.command_line.results import (
         check_format,
+        process_share,
         run_settings,
         write_results,
+        write_share,
     )
 
     check_format(arguments.output)
     classifier = load_classifier(arguments)
-    total = len(recordings)
+    rank, world = process_share()
+    own = recordings[rank::world]
 
     def rows_from(done):
         if done:
             print(
-                f"ascmamba: {done} of {total} files were classified by an "
+                f"ascmamba: {done} of {len(own)} files were classified by an "
                 "earlier run",
                 file=sys.stderr,
             )
-        for file in _classify(classifier, recordings[done:], arguments, True):
+        for file in _classify(classifier, own[done:], arguments, rank == 0):
             yield _row(file, classifier.classes, arguments.coverage)
 
     settings = run_settings(arguments, classifier, recordings)
     settings["coverage"] = arguments.coverage
     settings["answer for unknown sounds"] = arguments.unknown
-    failed = write_results(
+    write = write_share if world > 1 else write_results
+    failed = write(
         arguments.output,
         settings,
-        total,
+        len(recordings),
         arguments.batch_size,
         rows_from,
     )
+    if rank > 0:
+        return 0
     print(f"ascmamba: written to {arguments.output}", file=sys.stderr)
     return failed
 

@@ -196,6 +196,8 @@ def load_classifier(arguments):
                 "--device out or say cpu"
             )
         run_opts["device"] = arguments.device
+        if arguments.device == "cuda" and "LOCAL_RANK" in os.environ:
+            run_opts["device"] = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         classifier = SceneClassifier.from_hparams(
             arguments.model,

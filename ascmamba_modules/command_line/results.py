@@ -9,6 +9,8 @@ import hashlib
 import importlib.util
 import json
 import os
+import time
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
@@ -91,6 +93,59 @@ def write_results(output, settings, total, batch_size, rows_from, write=None):
             part.unlink()
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def write_share(output, settings, total, batch_size, rows_from):
+    """As :func:`write_results`, in one of several processes.
+
+    Each writes every ``WORLD_SIZE``-th row, from the ``RANK``-th on, into a
+    file of its own; the first one waits for the others and puts the rows
+    together in their order.  Both are variables of the environment, as
+    torchrun sets them.
+
+    Arguments
+    ---------
+    output, settings, total, batch_size
+        As there; ``settings`` are those of all rows.
+    rows_from : callable
+        ``rows_from(done)`` yields this process's rows from that number on.
+    Returns
+    -------
+    int
+        Rows of all processes with a ``problem``; 0 but in the first one.
+    """
+    rank, world = process_share()
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+    parts = [f"{output}.{n}of{world}.{digest}.jsonl" for n in range(world)]
+    if not os.path.exists(parts[rank]):  # else of an earlier run
+        own = len(range(rank, total, world))
+        write_results(parts[rank], settings, own, batch_size, rows_from)
+    if rank > 0:
+        return 0
+    while not all(map(os.path.exists, parts)):
+        time.sleep(0.5)
+
+    def rows():
+        with ExitStack() as stack:
+            files = [
+                stack.enter_context(open(part, encoding="utf-8"))
+                for part in parts
+            ]
+            for number in range(total):
+                yield json.loads(files[number % world].readline())
+
+    with replacing(output) as temporary:
+        _WRITERS[Path(output).suffix.lower()](rows(), temporary)
+    failed = sum(bool(row["problem"]) for row in rows())
+    for part in parts:
+        os.unlink(part)
+    return failed
+
+
+def process_share():
+    """Number of this process, and of all that share the work."""
+    rank, world = (os.environ.get(n) for n in ("RANK", "WORLD_SIZE"))
+    return int(rank or 0), int(world or 1)
 
 
 def _resume(part, settings, total, batch_size):

@@ -12,7 +12,12 @@ from hypothesis import (
 )
 
 from ascmamba_modules.command_line.options import CommandError
-from ascmamba_modules.command_line.results import check_format, write_results
+from ascmamba_modules.command_line.results import (
+    check_format,
+    process_share,
+    write_results,
+    write_share,
+)
 
 SETTINGS = {"version": "1", "model": "abc", "batch size": 3}
 ROWS = [
@@ -140,3 +145,30 @@ def test_parquet_without_pyarrow_is_refused(monkeypatch):
     with pytest.raises(CommandError, match="pip install pyarrow"):
         check_format("out.parquet")
     check_format("out.csv")
+
+
+def test_processes_share_the_rows(tmp_path, monkeypatch):
+    """The first one, which is last here, puts them together."""
+    whole, shared = tmp_path / "whole.csv", tmp_path / "shared.csv"
+    rows = [
+        {**row, "problem": "torn" if i == 4 else ""}
+        for i, row in enumerate(ROWS)
+    ]
+    write_results(str(whole), SETTINGS, 8, 3, lambda done: iter(rows[done:]))
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    asked = []
+    for rank in (2, 1, 1, 0):  # the second was started again
+        monkeypatch.setenv("RANK", str(rank))
+        assert process_share() == (rank, 3)
+
+        def rows_from(done, own=rows[rank::3]):
+            asked.extend(own[done:])
+            return iter(own[done:])
+
+        failed = write_share(str(shared), SETTINGS, 8, 2, rows_from)
+        assert failed == (1 if rank == 0 else 0)
+    assert len(asked) == 8
+    assert shared.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("shared.csv", "whole.csv")
+    ]
