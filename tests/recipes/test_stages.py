@@ -120,6 +120,8 @@ def test_stage_ends_with_the_run(tmp_path, number):
     sleeper = f"import time; f = open({str(fifo)!r}, 'w'); time.sleep(600)"
     code = (
         "from pathlib import Path\nfrom stages import *\n"
+        # A suite that runs in the background ignores it, and so its children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with one_line_at_the_end():\n"
         f"  run_stages([Stage('a', 'a', '-c', ({sleeper!r},), Path('a.txt'))],"
         f"Path({str(tmp_path)!r}))"
@@ -132,6 +134,6 @@ def test_stage_ends_with_the_run(tmp_path, number):
     )
     with open(fifo) as file:  # opens once the stage is at work
         process.send_signal(number)
-        assert process.wait() != 0
+        assert process.wait(timeout=60) != 0
         assert file.read() == ""  # the stage has closed it
     assert not Path(RECIPE / "a.txt").exists()
