@@ -39,9 +39,9 @@ def choose_clips(embeddings, posteriors, number):
 
     Example
     -------
-    >>> embeddings = [[0, 0], [0, 1], [9, 9], [9, 8]]
+    >>> embeddings = [[0, 0], [0, 1], [0, 2], [9, 0], [9, 1], [9, 2]]
     >>> sorted(choose_clips(embeddings, None, 2))
-    [0, 2]
+    [1, 4]
     """
     x = StandardScaler().fit_transform(np.asarray(embeddings, float))
     margins = np.zeros(len(x))

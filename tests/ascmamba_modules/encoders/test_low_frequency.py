@@ -52,7 +52,13 @@ def test_unknown_pooling_is_refused():
 def test_features_end_at_f_max():
     with open(HPARAMS / "low_frequency.yaml") as file:
         hparams = load_hyperpyyaml(
-            file, {"manifest": "none.csv", "channels": 4, "n_blocks": 1}
+            file,
+            {
+                "manifest": "none.csv",
+                "channels": 4,
+                "n_blocks": 1,
+                "frequency_centering": False,
+            },
         )
     f_max, rate = hparams["f_max"], hparams["sample_rate"]
     time = torch.arange(rate) / rate
