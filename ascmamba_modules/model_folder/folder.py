@@ -333,10 +333,15 @@ def start_from(folder, hparams, resolved_yaml):
     parameters = signature(type(hparams["features"])).parameters
     defaults = {name: value.default for name, value in parameters.items()}
     theirs, ours = (defaults | dict(x["features"]) for x in (earlier, here))
-    if theirs != ours:
+    settings = [
+        f"--{name} {theirs.get(name)}"
+        for name in theirs | ours
+        if theirs.get(name) != ours.get(name)
+    ]
+    if settings:
         raise ValueError(
-            f"The model in {folder} takes other features ({theirs}) than this "
-            f"stage ({ours}): give both the same settings."
+            f"The model in {folder} takes other features than this stage: give "
+            f"both the same settings ({' '.join(settings)})."
         )
     differing = [
         f"{name} {value}"
