@@ -4,12 +4,14 @@ import sys
 
 from ascmamba_modules.command_line.options import (
     SOME_FAILED,
+    CommandError,
     add_metadata_options,
     add_model_options,
     add_subparser,
     check_output,
     load_classifier,
     positive,
+    process_share,
 )
 from ascmamba_modules.command_line.recordings import (
     find_recordings,
@@ -90,6 +92,8 @@ def add_parser(subparsers):
 def run(arguments):
     """Runs the subcommand; returns the exit code."""
     check_output(arguments.output, _FORMATS)
+    if arguments.output is None and process_share()[1] > 1:
+        raise CommandError("several processes need --output, to write to")
     left_out = {}
     recordings = find_recordings(
         arguments.inputs, arguments.location, arguments.record_time, left_out
@@ -136,7 +140,6 @@ def _print(arguments, recordings):
 def _write(arguments, recordings):
     from ascmamba_modules.command_line.results import (
         check_format,
-        process_share,
         run_settings,
         write_results,
         write_share,

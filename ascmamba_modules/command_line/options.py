@@ -163,6 +163,22 @@ def check_output(path, suffixes):
         raise CommandError(f"{folder}: no permission to write there")
 
 
+def process_share():
+    """Tells which of several processes under torchrun this is.
+
+    Returns
+    -------
+    rank : int
+        Its number.
+    world : int
+        How many there are; 1 without torchrun, whatever else may have left
+        in the environment.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
 def load_classifier(arguments):
     """Loads the model that the options name.
 
@@ -196,7 +212,7 @@ def load_classifier(arguments):
                 "--device out or say cpu"
             )
         run_opts["device"] = arguments.device
-        if arguments.device == "cuda" and "LOCAL_RANK" in os.environ:
+        if arguments.device == "cuda" and process_share()[1] > 1:
             run_opts["device"] = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         classifier = SceneClassifier.from_hparams(

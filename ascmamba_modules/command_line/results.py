@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ascmamba_modules import __version__
-from ascmamba_modules.command_line.options import CommandError
+from ascmamba_modules.command_line.options import CommandError, process_share
 from ascmamba_modules.utils.files import replacing, safe_cell
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -100,8 +100,8 @@ def write_share(output, settings, total, batch_size, rows_from):
 
     Each writes every ``WORLD_SIZE``-th row, from the ``RANK``-th on, into a
     file of its own; the first one waits for the others and puts the rows
-    together in their order.  Both are variables of the environment, as
-    torchrun sets them.
+    together in their order.  Both are variables of the environment, see
+    :func:`~ascmamba_modules.command_line.options.process_share`.
 
     Arguments
     ---------
@@ -140,12 +140,6 @@ def write_share(output, settings, total, batch_size, rows_from):
     for part in parts:
         os.unlink(part)
     return failed
-
-
-def process_share():
-    """Number of this process, and of all that share the work."""
-    rank, world = (os.environ.get(n) for n in ("RANK", "WORLD_SIZE"))
-    return int(rank or 0), int(world or 1)
 
 
 def _resume(part, settings, total, batch_size):

@@ -10,12 +10,9 @@ _KEPT_FILTER_SIZE = 2e5  # usual rates have up to 150,000
 # The resampler's filters reach 6 / (0.99 * lower rate) seconds to each side:
 # 6 ms at 1 kHz.
 _MARGIN = 0.05  # seconds
-_BLOCK = 10.0  # seconds
 
 
-def resample_stream(
-    read, rate, channels, audio_normalizer, block_length=_BLOCK
-):
+def resample_stream(read, rate, channels, audio_normalizer, block_length):
     """Resamples audio and averages its channels, in blocks.
 
     Arguments
@@ -25,8 +22,10 @@ def resample_stream(
         channels); fewer than asked for at the end.
     rate, channels : int
         Of these samples.
-    audio_normalizer, block_length
-        As in :func:`stream_audio`.
+    audio_normalizer : speechbrain.dataio.preprocess.AudioNormalizer
+        Resamples and averages the channels.
+    block_length : float
+        Approximate length of a block in seconds.
 
     Yields
     ------
@@ -36,7 +35,8 @@ def resample_stream(
     Raises
     ------
     ValueError
-        As :func:`stream_audio`.
+        For a rate that cannot be resampled, see :func:`check_rate`, and from
+        ``read``.
     """
     new_rate = audio_normalizer.sample_rate
     check_rate(rate, new_rate)

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.signal import butter, fftconvolve, sosfilt
 
 EVENT_RATIOS = (-10, 0)  # dB
+LOWEST_RATE = 8000  # Hz, that DEVICES need more than
 
 
 def _gain(decibels):
@@ -27,8 +28,7 @@ def _reverberate(x, rate):
     return fftconvolve(x, response)[: len(x)] / np.sqrt(2)
 
 
-#: Functions of samples (time) and their rate in Hz, by name.  They need rates
-#: above 8 kHz.
+#: Functions of samples (time) and their rate in Hz, by name.
 DEVICES = {
     "at -20 dB": _gain(-20),
     "at +6 dB": _gain(6),

@@ -18,10 +18,9 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler, normalize
 
 from ascmamba_modules.data.audio_files import load_audio
-from ascmamba_modules.model_folder.parts import read_tensors
+from ascmamba_modules.model_folder.parts import RELIANCE, read_tensors
 from ascmamba_modules.utils.files import replacing
 
-FILE = "reliance.safetensors"
 UNKNOWN = "unknown"
 _REJECTED = 0.05  # share of the clips of known classes
 _FOLDS = 5
@@ -46,17 +45,20 @@ class Reliance:
     """
 
     def __init__(self, tensors):
-        names = ("mean", "scale", "centres", "threshold", "doubts")
-        size = tensors["mean"].shape if "mean" in tensors else None
-        shapes = {"mean": size, "scale": size, "threshold": (1,)}
-        for name in names:
+        for name in ("mean", "scale", "centres", "threshold", "doubts"):
             if name not in tensors or not tensors[name].isfinite().all():
                 raise ValueError(f"{name} is missing or not finite")
-            if tensors[name].shape != shapes.get(name, tensors[name].shape):
+        size = (tensors["mean"].numel(),)
+        shapes = {
+            "mean": size,
+            "scale": size,
+            "centres": (*tensors["centres"].shape[:1], *size),
+            "threshold": (1,),
+            "doubts": (tensors["doubts"].numel(),),
+        }
+        for name, shape in shapes.items():
+            if tensors[name].shape != shape:
                 raise ValueError(f"{name} has a wrong shape")
-        centres = tensors["centres"]
-        if centres.dim() != 2 or centres.shape[1:] != size:
-            raise ValueError("centres has a wrong shape")
         self.tensors = tensors
 
     def knows(self, embeddings):
@@ -71,7 +73,18 @@ class Reliance:
         -------
         torch.Tensor
             Boolean (batch).
+
+        Raises
+        ------
+        ValueError
+            For embeddings of another model.
         """
+        size = len(self.tensors["mean"])
+        if embeddings.shape[1] != size:
+            raise ValueError(
+                f"{RELIANCE} is of another model: embeddings have "
+                f"{embeddings.shape[1]} values, not {size}"
+            )
         x = (embeddings.cpu() - self.tensors["mean"]) / self.tensors["scale"]
         x = torch.nn.functional.normalize(x, eps=_EPS)
         similarity = (x @ self.tensors["centres"].T).amax(1)
@@ -246,7 +259,7 @@ def save_reliance(reliance, folder):
     folder : str or Path
         The model folder.
     """
-    with replacing(Path(folder, FILE)) as temporary:
+    with replacing(Path(folder, RELIANCE)) as temporary:
         save_file(reliance.tensors, temporary)
 
 
@@ -268,7 +281,7 @@ def load_reliance(folder):
     ValueError
         If the folder has none, or a damaged one.
     """
-    path = Path(folder, FILE)
+    path = Path(folder, RELIANCE)
     try:
         return Reliance(read_tensors(path))
     except FileNotFoundError:

@@ -5,8 +5,10 @@ import torch
 from ascmamba_modules.data.audio_files import open_audio, report_samples
 from ascmamba_modules.data.resampling import resample_stream
 
+_BLOCK = 10.0  # seconds
 
-def stream_audio(path, audio_normalizer, block_length=10.0):
+
+def stream_audio(path, audio_normalizer, block_length=_BLOCK):
     """Reads a file of any rate and channel count as one channel, in blocks.
 
     Concatenated, the blocks equal the output of

@@ -27,6 +27,7 @@ from ascmamba_modules.model_folder.card import write_card
 from ascmamba_modules.model_folder.config import CONFIG, find_model
 from ascmamba_modules.model_folder.parts import (
     FILES,
+    RELIANCE,
     load_statistics,
     read_tensors,
     save_part,
@@ -296,7 +297,8 @@ def model_files(folder):
     list
         Paths of the files that exist.
     """
-    paths = [find_model(folder) / name for name in (_YAML, *FILES.values())]
+    names = (_YAML, *FILES.values(), RELIANCE)
+    paths = [find_model(folder) / name for name in names]
     return [path for path in paths if path.is_file()]
 
 

@@ -15,6 +15,8 @@ from speechbrain.utils.parameter_transfer import Pretrainer
 from ascmamba_modules.model_folder.config import read_text
 from ascmamba_modules.utils.checkpoints import check_fit
 
+# Beside them, where clips were held out; loaded when it is asked for.
+RELIANCE = "reliance.safetensors"
 # In the order in which they are loaded.
 FILES = {
     "normalize": "normalize.safetensors",

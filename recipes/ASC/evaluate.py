@@ -35,11 +35,13 @@ from common import (
 from speechbrain.dataio.preprocess import AudioNormalizer
 from speechbrain.utils.logger import get_logger
 
+from ascmamba_modules.command_line.options import CommandError
 from ascmamba_modules.command_line.recordings import find_recordings
-from ascmamba_modules.data.audio_files import load_audio
+from ascmamba_modules.data.audio_files import audio_problems, load_audio
 from ascmamba_modules.data.feature_cache import FeatureCache
 from ascmamba_modules.data.manifest import (
     ManifestError,
+    list_problems,
     read_manifest,
     unusable_files,
 )
@@ -71,6 +73,7 @@ from ascmamba_modules.evaluation.protocols import (
 from ascmamba_modules.evaluation.recording_changes import (
     DEVICES,
     EVENT_RATIOS,
+    LOWEST_RATE,
     add_event,
 )
 from ascmamba_modules.evaluation.report import EvaluationReport
@@ -131,22 +134,35 @@ def _check_protocol(hparams):
         )
 
 
-def audio_changes(hparams, seed=0):
-    """What the protocol does to the audio of the clips, by condition."""
-    if hparams["protocol"] == "devices":
-        return {
-            name: lambda samples, rate, number, change=change: change(
-                samples, rate
-            )
-            for name, change in DEVICES.items()
-        }
-    files = [file for file, _, _ in find_recordings([hparams["events"]])]
+def find_events(hparams):
+    """The sounds to mix in; exits if there are none, or some are unusable."""
+    if hparams["protocol"] != "events":
+        return []
+    with exit_on(CommandError):
+        found = find_recordings([hparams["events"]])
+    files = [recording.file for recording in found]
+    problems = audio_problems(files, [None] * len(files))
+    lines = [f"{file}: {text}" for file, text in zip(files, problems) if text]
+    if lines:
+        head = f"events: {len(lines)} of {len(files)} sounds cannot be used"
+        sys.exit(list_problems(head, lines))
+    return files
+
+
+def audio_changes(events):
+    """What is done to the audio of the clips, by condition: that of DEVICES,
+    or, if there are any, events mixed in."""
+
+    def as_heard_by(change, samples, rate, number):
+        return change(samples, rate)
 
     def mix(ratio, samples, rate, number):
-        random = np.random.default_rng((seed, number))
-        event = load_audio(random.choice(files), AudioNormalizer(rate))
-        return add_event(samples, event.numpy(), ratio)
+        file = np.random.default_rng(number).choice(events)
+        event = load_audio(file, AudioNormalizer(rate)).numpy()
+        return add_event(samples, event, ratio)
 
+    if not events:
+        return {n: partial(as_heard_by, f) for n, f in DEVICES.items()}
     return {f"sounds at {x} dB": partial(mix, x) for x in EVENT_RATIOS}
 
 
@@ -164,12 +180,15 @@ class EvaluationData:
         Clips of the evaluation set.
     places : list
         Unseen places to put in for the clips' own; may be empty.
+    events : list
+        Sounds to mix in; may be empty.
     """
 
     clips: ScoredClips
     training: pd.DataFrame | None
     evaluation: pd.DataFrame | None
     places: list
+    events: list
 
 
 def note(notes, text, *values):
@@ -260,6 +279,17 @@ def check_classes(classifiers, table, path):
             f"of the models ({', '.join(classes)})"
         )
     return classes
+
+
+def check_rates(hparams, classifiers):
+    """Exits if a model hears too little for the filters of the devices."""
+    for name, model in classifiers.items():
+        rate = model.audio_normalizer.sample_rate
+        if hparams["protocol"] == "devices" and rate <= LOWEST_RATE:
+            sys.exit(
+                f"protocol devices needs models of over {LOWEST_RATE} Hz, and "
+                f"{name} has {rate} Hz"
+            )
 
 
 def make_caches(hparams, classifiers, scored, evaluation, folder):
@@ -380,10 +410,6 @@ def choose_changed(clips, parts, shares, notes):
     return changed
 
 
-def _move(places, table, share, seed):
-    return move_to_unseen(table, places, share, seed)
-
-
 def run_protocols(hparams, models, data, cache, notes):
     """Runs all protocols that there is the data for.
 
@@ -441,9 +467,11 @@ def run_protocols(hparams, models, data, cache, notes):
     else:
         note(notes, "Places put in: %s.", ", ".join(places))
         # As the paper has it, of all clips (Fig. 4), not Valid-Hard (Fig. 3).
-        change = partial(_move, places)
         results.append(
-            score_changed(models, clips, "unseen places", *random, change)
+            score_changed(
+                *(models, clips, "unseen places", *random),
+                lambda table, *draw: move_to_unseen(table, places, *draw),
+            )
         )
 
     if training is None:
@@ -463,7 +491,7 @@ def run_protocols(hparams, models, data, cache, notes):
         sizes = POOLED, hparams["seeds"], protocol
         results.append(score_pooled(models, clips, *sizes))
     elif protocol:
-        changes = audio_changes(hparams)
+        changes = audio_changes(data.events)
         results.append(score_audio(models, clips, protocol, changes))
 
     scaled = {}
@@ -529,11 +557,13 @@ def evaluate(hparams_file, run_opts, overrides):
     evaluation = load_evaluation(hparams)
     places = find_unseen_places(hparams, scored, training, evaluation)
     check_files(hparams, manifest=scored, evaluation_manifest=evaluation)
+    events = find_events(hparams)
     classifiers = load_models(hparams, run_opts)
+    check_rates(hparams, classifiers)
     classes = check_classes(classifiers, scored, hparams["manifest"])
     notes = []
     clips = ScoredClips(scored, classes, hparams["resamples"])
-    data = EvaluationData(clips, training, evaluation, places)
+    data = EvaluationData(clips, training, evaluation, places, events)
     with ExitStack() as stack:
         stack.enter_context(locked(hparams["output_folder"]))
         save_settings(hparams_file, overrides, hparams["output_folder"])

@@ -402,7 +402,7 @@ def calibrate(folder, table):
             *answer_clips(classifier, table),
             *(targets.to_numpy(), find_sessions(table).to_numpy()),
         )
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         logger.info(
             "The model will not tell unknown sounds or possible classes: %s",
             error,

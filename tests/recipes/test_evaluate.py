@@ -263,6 +263,21 @@ def test_clips_of_a_session_put_together(two, clips, tmp_path):
     )
 
 
+def test_sounds_that_cannot_be_used(two, clips, tmp_path):
+    """Found before anything is scored."""
+    for content, message in (
+        (None, "no recordings"),
+        (b"RIFF", "1 of 1 sounds cannot be used"),
+    ):
+        if content:
+            (tmp_path / "a.wav").write_bytes(content)
+        options = {"protocol": "events", "events": tmp_path, "split": "test"}
+        given = words(two, clips, tmp_path / "out", **options)
+        log = run_here(["evaluate.py", *given], expect=1)
+        assert message in log and "Traceback" not in log
+        assert "are scored" not in log
+
+
 def test_wrong_protocol(two, clips, tmp_path):
     for options, message in (
         ({"protocol": "device"}, "devices, events, sessions or null"),

@@ -11,10 +11,9 @@ from hypothesis import (
     strategies as st,
 )
 
-from ascmamba_modules.command_line.options import CommandError
+from ascmamba_modules.command_line.options import CommandError, process_share
 from ascmamba_modules.command_line.results import (
     check_format,
-    process_share,
     write_results,
     write_share,
 )
@@ -156,6 +155,9 @@ def test_processes_share_the_rows(tmp_path, monkeypatch):
     ]
     write_results(str(whole), SETTINGS, 8, 3, lambda done: iter(rows[done:]))
     monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "2")
+    assert process_share() == (0, 1)  # of something else, not of torchrun
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     asked = []
     for rank in (2, 1, 1, 0):  # the second was started again
         monkeypatch.setenv("RANK", str(rank))

@@ -302,3 +302,72 @@ def test_no_bytes_raise_another_error(tmp_path):
             if header.problem:
                 with pytest.raises(ValueError):
                     load_audio(path, NORMALIZER)
+
+
+def by_sox(path):
+    """Seconds that the program sox decodes."""
+    command = ["sox", path, "-c", "1", "-r", str(RATE), "-b", "16"]
+    command += ["-e", "signed", "-t", "raw", "-"]
+    found = subprocess.run(command, capture_output=True, check=True)
+    return len(found.stdout) / 2 / RATE
+
+
+# What each program writes: suffix, codec or options.
+BY_FFMPEG = [
+    *(("wav", f"pcm_{kind}") for kind in ("u8", "s16le", "s24le", "f32le")),
+    *(("wav", codec) for codec in ("pcm_alaw", "adpcm_ms", "libmp3lame")),
+    *(("w64", "pcm_s16le"), ("aiff", "pcm_s16be"), ("au", "pcm_mulaw")),
+    *(("caf", "alac"), ("caf", "pcm_s16be"), ("voc", "pcm_u8")),
+    *(("flac", "flac"), ("ogg", "libvorbis"), ("ogg", "flac")),
+    *(("ogg", "libopus"), ("mp3", "libmp3lame"), ("mp2", "mp2")),
+    *(("m4a", "aac"), ("m4a", "alac"), ("aac", "aac"), ("3gp", "aac")),
+    *(("webm", "libvorbis"), ("webm", "libopus"), ("mka", "flac")),
+    *(("ac3", "ac3"), ("wma", "wmav2"), ("wv", "wavpack"), ("tta", "tta")),
+]
+BY_SOX = [
+    *("wav", "aiff", "aifc", "au", "flac", "ogg", "voc", "sph", "caf", "w64"),
+    *("amb", "htk", "ircam", "paf", "mat4", "mat5", "pvf"),
+]
+
+
+def made_by(program, path, source, codec=None):
+    """Writes a file with a program; skips what the program cannot write."""
+    command = ["sox", source, path]
+    if program == "ffmpeg":
+        command = ["ffmpeg", "-v", "error", "-i", source, "-c:a", codec, path]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        pytest.skip(result.stderr.strip().splitlines()[-1])
+
+
+def write_source(path, rate, channels):
+    rng = np.random.default_rng(0)
+    common = rng.uniform(-0.3, 0.3, (int(2.3 * rate), 1))
+    soundfile.write(path, common + rng.uniform(-0.05, 0.05, channels), rate)
+
+
+MATRIX = pytest.mark.parametrize(
+    "rate, channels", [(8000, 1), (22050, 2), (44100, 1), (48000, 6)]
+)
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="no ffmpeg")
+@MATRIX
+@pytest.mark.parametrize("suffix, codec", BY_FFMPEG)
+def test_what_ffmpeg_writes(tmp_path, suffix, codec, rate, channels):
+    write_source(tmp_path / "source.wav", rate, channels)
+    path = tmp_path / f"made.{suffix}"
+    made_by("ffmpeg", path, tmp_path / "source.wav", codec)
+    seconds, _ = read_in_all_ways(path)
+    np.testing.assert_allclose(seconds, by_ffmpeg(path), atol=0.05)
+
+
+@pytest.mark.skipif(not shutil.which("sox"), reason="no sox")
+@MATRIX
+@pytest.mark.parametrize("suffix", BY_SOX)
+def test_what_sox_writes(tmp_path, suffix, rate, channels):
+    write_source(tmp_path / "source.wav", rate, channels)
+    path = tmp_path / f"made.{suffix}"
+    made_by("sox", path, tmp_path / "source.wav")
+    seconds, _ = read_in_all_ways(path)
+    np.testing.assert_allclose(seconds, by_sox(path), atol=0.05)

@@ -6,6 +6,7 @@ import torch
 
 from ascmamba_modules.evaluation.perturbations import shuffle_place_and_time
 from ascmamba_modules.evaluation.posterior_cache import PosteriorCache
+from ascmamba_modules.evaluation.protocols import ScoredClips, score_audio
 
 
 @pytest.fixture
@@ -95,3 +96,30 @@ def test_embeddings_are_what_the_classifier_sees(answers, noises):
     )
     answers.classifier.mods.model = torch.nn.Identity()
     assert answers.embeddings(noises) is None
+
+
+def test_changed_audio_is_what_the_model_hears(answers, noises):
+    same = answers.changed_log_posteriors(noises, lambda x, rate, number: x)
+    first = answers.log_posteriors(noises)
+    np.testing.assert_allclose(same, first, atol=1e-4)
+
+    def brighter(samples, rate, number):
+        assert rate == answers.classifier.audio_normalizer.sample_rate
+        return np.diff(samples) if number == 3 else samples
+
+    found = answers.changed_log_posteriors(noises, brighter)
+    is_changed = np.abs(found - first).max(1) > 1e-3
+    assert is_changed.tolist() == [i == 3 for i in range(len(noises))]
+
+
+def test_score_of_changed_audio(answers, noises):
+    clips = ScoredClips(noises, answers.classifier.classes)
+    changes = {"silence": lambda samples, rate, number: 0 * samples}
+    frame = score_audio({"one": answers}, clips, "devices", changes)
+    frame = frame[frame["metric"] == "accuracy"].set_index("condition")
+    for condition, log_posteriors in (
+        ("as recorded", answers.log_posteriors(noises)),
+        ("silence", answers.changed_log_posteriors(noises, changes["silence"])),
+    ):
+        right = log_posteriors.argmax(1) == clips.targets
+        assert frame["value"][condition] == right.mean()

@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ascmamba_modules.inference.reliance import (
-    FILE,
     fit_reliance,
     load_reliance,
     save_reliance,
 )
+from ascmamba_modules.model_folder.parts import RELIANCE as FILE
 
 SIZE, N = 16, 400
 
@@ -58,6 +58,11 @@ def test_coverage_that_the_clips_do_not_tell(reliance, coverage):
         reliance.possible(torch.zeros(1, 3).log_softmax(1), coverage)
 
 
+def test_embeddings_of_another_model(reliance):
+    with pytest.raises(ValueError, match="have 3 values, not 16"):
+        reliance.knows(torch.zeros(1, 3))
+
+
 def test_too_few_clips():
     embeddings, log_posteriors, targets = make_clips(4)
     with pytest.raises(ValueError, match="of one session"):
@@ -85,6 +90,7 @@ def test_file(reliance, tmp_path):
         {"mean": torch.full((SIZE,), torch.nan)},
         {"centres": torch.zeros(SIZE)},
         {"threshold": torch.zeros(0)},
+        {"doubts": torch.zeros(2, 3)},
         {"doubts": None},
     ],
 )
