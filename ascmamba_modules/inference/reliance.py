@@ -282,12 +282,13 @@ def load_reliance(folder):
         If the folder has none, or a damaged one.
     """
     path = Path(folder, RELIANCE)
-    try:
-        return Reliance(read_tensors(path))
-    except FileNotFoundError:
+    if not path.exists():
         raise ValueError(
             f"{folder} does not tell when it can be relied on: train or teach "
             "the model with clips of two recording sessions held out"
-        ) from None
+        )
+    tensors = read_tensors(path)
+    try:
+        return Reliance(tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
