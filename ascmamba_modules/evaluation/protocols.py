@@ -13,6 +13,8 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+import torch
+from sklearn.metrics import roc_auc_score
 
 from ascmamba_modules.data.metadata_baseline import classify_by_metadata
 from ascmamba_modules.data.sessions import find_sessions
@@ -385,6 +387,46 @@ def score_pooled(models, clips, sizes, seeds, protocol="pooled by session"):
             row["clips"] = len(alone)
             condition = "all" if size == len(alone) else str(size)
             rows += _rows([row], name, protocol, condition)
+    return _frame(rows)
+
+
+def score_unknown(models, clips, unknown, protocol="unknown"):
+    """How well models tell clips of classes that they do not have.
+
+    Arguments
+    ---------
+    models, clips, protocol
+        As for :func:`score_all`; the classifiers must have a ``reliance``.
+    unknown : pandas.DataFrame
+        Clips of other classes.
+
+    Returns
+    -------
+    pandas.DataFrame
+        See the top of this file.  Metrics: the area under the ROC curve, and
+        the shares of the unknown and of the known clips that
+        ``classify --unknown`` labels so.
+    """
+    everything = pd.concat([clips.table, unknown])
+    is_unknown = np.arange(len(everything)) >= len(clips.table)
+    rows = []
+    for name, model in models.items():
+        reliance = model.classifier.reliance
+        embeddings = torch.from_numpy(model.embeddings(everything))
+        found = ~reliance.knows(embeddings).numpy()
+        likeness = reliance.similarity(embeddings).numpy()
+        scores = {
+            "AUROC": (roc_auc_score(is_unknown, -likeness), len(everything)),
+            "unknown found": (found[is_unknown].mean(), len(unknown)),
+            "known taken for unknown": (
+                *(found[~is_unknown].mean(), len(clips.table)),
+            ),
+        }
+        scores = [
+            {"metric": metric, "value": value, "clips": n}
+            for metric, (value, n) in scores.items()
+        ]
+        rows += _rows(scores, name, protocol, protocol)
     return _frame(rows)
 
 

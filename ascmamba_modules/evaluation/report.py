@@ -187,7 +187,7 @@ class EvaluationReport:
         self._add("New sessions, days and cities", text, [bars])
 
     def add_changes(self, protocol):
-        """Adds scores of changed or pooled audio, by the protocol's name."""
+        """Adds scores of changed, pooled or unknown audio, by protocol."""
         text = {
             "devices": "The audio at another level, through filters, and "
             "reverberated in a small room.",
@@ -196,11 +196,16 @@ class EvaluationReport:
             "sessions": "Clips of one session put together, as many as the "
             "column says; the mean over seeds. This is transductive: an "
             "answer depends on other clips of the test.",
+            "unknown": "Clips whose labels are not among the classes, told "
+            "from the others by their likeness to the classes.",
         }[protocol]
         table = tables.audio_table(self.results, protocol)
-        table = page.table(table, "Macro accuracy in per cent.")
-        bars = self._bars(protocol, protocol, protocol.capitalize())
-        self._add(protocol.capitalize(), text, [table, bars])
+        if protocol == "unknown":
+            blocks = [page.table(table, "In per cent.")]
+        else:
+            bars = self._bars(protocol, protocol, protocol.capitalize())
+            blocks = [page.table(table, "Macro accuracy in per cent."), bars]
+        self._add(protocol.capitalize(), text, blocks)
 
     def add_calibration(self, scaled):
         """Adds reliability before and after temperature scaling.

@@ -80,9 +80,13 @@ def calibration_table(results):
 
 
 def audio_table(results, protocol):
-    """Macro accuracies of changed audio: a row a model, a column a change."""
+    """Macro accuracies of changed audio, or how unknown sounds are told: a row
+    a model, a column a change or a metric."""
     rows = find_rows(results, protocol)
-    table = spread(rows.assign(column=rows["condition"], condition=""))
+    if protocol == "unknown":
+        rows = results[results["protocol"] == protocol]
+    name = "metric" if protocol == "unknown" else "condition"
+    table = spread(rows.assign(column=rows[name], condition=""))
     return table.drop(columns="condition")
 
 

@@ -62,7 +62,12 @@ class Reliance:
         self.tensors = tensors
 
     def knows(self, embeddings):
-        """Tells which clips are like those of the classes.
+        """Tells which clips are like those of the classes: boolean (batch) of
+        what :meth:`similarity` takes."""
+        return self.similarity(embeddings) >= self.tensors["threshold"]
+
+    def similarity(self, embeddings):
+        """Tells how like the nearest class clips are.
 
         Arguments
         ---------
@@ -72,7 +77,7 @@ class Reliance:
         Returns
         -------
         torch.Tensor
-            Boolean (batch).
+            Cosine of the angle to the class's mean (batch).
 
         Raises
         ------
@@ -87,8 +92,7 @@ class Reliance:
             )
         x = (embeddings.cpu() - self.tensors["mean"]) / self.tensors["scale"]
         x = torch.nn.functional.normalize(x, eps=_EPS)
-        similarity = (x @ self.tensors["centres"].T).amax(1)
-        return similarity >= self.tensors["threshold"]
+        return (x @ self.tensors["centres"].T).amax(1)
 
     def possible(self, log_posteriors, coverage):
         """Marks the fewest classes among which the true one is.

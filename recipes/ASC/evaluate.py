@@ -69,6 +69,7 @@ from ascmamba_modules.evaluation.protocols import (
     score_metadata_baseline,
     score_parts,
     score_pooled,
+    score_unknown,
 )
 from ascmamba_modules.evaluation.recording_changes import (
     DEVICES,
@@ -122,9 +123,9 @@ def check_hparams(hparams):
 
 def _check_protocol(hparams):
     protocol, events = hparams["protocol"], hparams["events"]
-    if protocol not in (None, "devices", "events", "sessions"):
+    if protocol not in (None, "devices", "events", "sessions", "unknown"):
         raise ValueError(
-            "protocol must be devices, events, sessions or null, got "
+            "protocol must be devices, events, sessions, unknown or null, got "
             f"{protocol}"
         )
     if protocol == "events" and not (events and os.path.isdir(events)):
@@ -182,6 +183,8 @@ class EvaluationData:
         Unseen places to put in for the clips' own; may be empty.
     events : list
         Sounds to mix in; may be empty.
+    unknown : pandas.DataFrame
+        Clips of classes that the models do not have; may be empty.
     """
 
     clips: ScoredClips
@@ -189,6 +192,7 @@ class EvaluationData:
     evaluation: pd.DataFrame | None
     places: list
     events: list
+    unknown: pd.DataFrame
 
 
 def note(notes, text, *values):
@@ -261,8 +265,9 @@ def load_models(hparams, run_opts):
         sys.exit(f"models: {error}")
 
 
-def check_classes(classifiers, table, path):
-    """The classes; exits if models or manifest differ in them."""
+def check_classes(classifiers, table, hparams):
+    """The classes, and which clips have other labels, as the protocol unknown
+    wants it; exits if models or manifest differ in them otherwise."""
     (first, classes), *others = (
         (name, model.classes) for name, model in classifiers.items()
     )
@@ -272,13 +277,31 @@ def check_classes(classifiers, table, path):
                 f"models: {name} knows other classes ({', '.join(own)}) than "
                 f"{first} ({', '.join(classes)}): evaluate them apart"
             )
-    unknown = sorted(set(table["scene_label"]) - set(classes))
-    if unknown:
+    is_unknown = ~table["scene_label"].isin(classes)
+    unknown = ", ".join(sorted(set(table["scene_label"][is_unknown])))
+    is_asked = hparams["protocol"] == "unknown"
+    if unknown and not is_asked or is_unknown.all():
         sys.exit(
-            f"{path}: labels {', '.join(unknown)} are not among the classes "
-            f"of the models ({', '.join(classes)})"
+            f"{hparams['manifest']}: labels {unknown} are not among the "
+            f"classes of the models ({', '.join(classes)}); --protocol unknown "
+            "scores how they are told from them"
         )
-    return classes
+    if is_asked and not unknown:
+        sys.exit(
+            f"{hparams['manifest']}: protocol unknown needs clips with other "
+            f"labels than the models' classes ({', '.join(classes)})"
+        )
+    return classes, is_unknown
+
+
+def check_reliance(hparams, classifiers):
+    """Exits if a model cannot tell unknown sounds, which are asked for."""
+    for name, model in classifiers.items():
+        try:
+            if hparams["protocol"] == "unknown":
+                model.reliance  # noqa: B018
+        except ValueError as error:
+            sys.exit(f"protocol unknown: {name}: {error}")
 
 
 def check_rates(hparams, classifiers):
@@ -490,6 +513,8 @@ def run_protocols(hparams, models, data, cache, notes):
     if protocol == "sessions":
         sizes = POOLED, hparams["seeds"], protocol
         results.append(score_pooled(models, clips, *sizes))
+    elif protocol == "unknown":
+        results.append(score_unknown(models, clips, data.unknown))
     elif protocol:
         changes = audio_changes(data.events)
         results.append(score_audio(models, clips, protocol, changes))
@@ -543,7 +568,10 @@ def write_all(hparams, models, clips, cache, found, notes):
     print(f"\n{summary.to_string(index=False)}")
     if protocol:
         table = audio_table(results, protocol)
-        print(f"\nMacro accuracy, {protocol}\n{table.to_string(index=False)}")
+        what = "Unknown sounds, %"
+        if protocol != "unknown":
+            what = f"Macro accuracy, {protocol}"
+        print(f"\n{what}\n{table.to_string(index=False)}")
     print(f"\nReport: {path}\nResults: {output / RESULTS}")
 
 
@@ -560,10 +588,14 @@ def evaluate(hparams_file, run_opts, overrides):
     events = find_events(hparams)
     classifiers = load_models(hparams, run_opts)
     check_rates(hparams, classifiers)
-    classes = check_classes(classifiers, scored, hparams["manifest"])
+    check_reliance(hparams, classifiers)
+    classes, is_unknown = check_classes(classifiers, scored, hparams)
     notes = []
-    clips = ScoredClips(scored, classes, hparams["resamples"])
-    data = EvaluationData(clips, training, evaluation, places, events)
+    known = scored[~is_unknown]
+    clips = ScoredClips(known, classes, hparams["resamples"])
+    data = EvaluationData(
+        *(clips, training, evaluation, places, events, scored[is_unknown])
+    )
     with ExitStack() as stack:
         stack.enter_context(locked(hparams["output_folder"]))
         save_settings(hparams_file, overrides, hparams["output_folder"])

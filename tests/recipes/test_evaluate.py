@@ -263,6 +263,46 @@ def test_clips_of_a_session_put_together(two, clips, tmp_path):
     )
 
 
+def test_unknown_sounds(finished, clips, tmp_path):
+    table = read_manifest(clips).drop(columns="line")
+    tested = table[table["split"] == "valid"]
+    labels = sorted(set(tested["scene_label"]))[:3]
+    strange = (table["split"] == "valid") & table["scene_label"].isin(labels)
+    table.loc[strange, "scene_label"] = "Siren"
+    manifest = clips.parent / "unknown.csv"
+    table.to_csv(manifest, index=False)
+    options = {"protocol": "unknown", "hardest": 0, "split": "valid"}
+    given = words({"a": finished}, manifest, tmp_path / "out", **options)
+    log = run_here(["evaluate.py", *given])
+    assert "Unknown sounds, %" in log
+    found = pd.read_csv(tmp_path / "out" / "results.csv")
+    clip_count = found.loc[found["protocol"] == "all clips", "clips"].max()
+    assert clip_count == len(tested) - strange.sum()
+    found = found[found["protocol"] == "unknown"].set_index("metric")["value"]
+
+    classifier = SceneClassifier.from_hparams(finished)
+    places = {name: tested[name] for name in ("location", "record_time")}
+    answers = classifier.classify_files(tested["wav"], **places, unknown=True)
+    called = np.array([x.text_lab == "unknown" for x in answers])
+    is_strange = tested.index.isin(table.index[strange])
+    assert found["unknown found"] == called[is_strange].mean()
+    assert found["known taken for unknown"] == called[~is_strange].mean()
+    assert 0 <= found["AUROC"] <= 1
+
+
+def test_nothing_unknown_to_score(finished, clips, tmp_path):
+    options = {"protocol": "unknown", "split": "valid"}
+    given = words({"a": finished}, clips, tmp_path / "out", **options)
+    log = run_here(["evaluate.py", *given], expect=1)
+    assert "needs clips with other labels" in log
+    copy = tmp_path / "copy"
+    shutil.copytree(finished / "model", copy)
+    (copy / "reliance.safetensors").unlink()
+    given = words({"a": copy}, clips, tmp_path / "out", **options)
+    log = run_here(["evaluate.py", *given], expect=1)
+    assert "protocol unknown: a: " in log and "does not tell" in log
+
+
 def test_sounds_that_cannot_be_used(two, clips, tmp_path):
     """Found before anything is scored."""
     for content, message in (
@@ -280,7 +320,7 @@ def test_sounds_that_cannot_be_used(two, clips, tmp_path):
 
 def test_wrong_protocol(two, clips, tmp_path):
     for options, message in (
-        ({"protocol": "device"}, "devices, events, sessions or null"),
+        ({"protocol": "device"}, "devices, events, sessions, unknown or null"),
         ({"protocol": "events"}, "--events path/to/sounds"),
         ({"protocol": "events", "events": "none"}, "a folder of sounds"),
     ):
