@@ -173,7 +173,7 @@ def _parse(path, needed):
             reader = csv.reader(file)
             lines = [(reader.line_num, row) for row in reader if any(row)]
     except FileNotFoundError:
-        raise ManifestError(path, ["file not found; check --manifest"])
+        raise ManifestError(path, ["file not found; check its path"])
     except UnicodeDecodeError as error:
         raise ManifestError(path, [_encoding_problem(path, error)])
     except (OSError, csv.Error) as error:

@@ -250,6 +250,8 @@ def list_runs(name, system, args, tables, output):
         is_file = Path(args.teacher).exists()
         path = os.path.abspath(args.teacher)
         settings[system["weights"]] = path if is_file else args.teacher
+    if args.unlabelled and system.get("weights") == "teacher":
+        settings["unlabelled"] = os.path.abspath(args.unlabelled)
     is_trained = "hparams" in system and not system.get("frozen")
     # Where nothing is trained, nothing is drawn at random.
     seeds = args.seeds if is_trained else args.seeds[:1]
@@ -415,6 +417,11 @@ def main(arguments):
     parser.add_argument("output", help="folder for everything")
     parser.add_argument(
         "--teacher", help="mn04, fetched once, or the path of its weights"
+    )
+    parser.add_argument(
+        "--unlabelled",
+        metavar="MANIFEST",
+        help="recordings that distillation hears, too, without their labels",
     )
     parser.add_argument("--systems", nargs="+", help="default: all")
     parser.add_argument(

@@ -123,6 +123,10 @@ def read_rows(hparams_file, overrides):
             )
             rest = rest.assign(scene_label="")
             rows["train"] = pd.concat([rows["train"], rest])
+        if settings["unlabelled"]:
+            more = read_manifest(settings["unlabelled"])
+            more = more.assign(scene_label="", ID="unlabelled/" + more["ID"])
+            rows["train"] = pd.concat([rows["train"], more])
         problems = unusable_files(pd.concat(rows.values()))
         if not len(rows["train"]):
             problems = ["no row has split 'train' or none"]

@@ -12,7 +12,7 @@ import torch
 from demo_set import make_demo_set
 from recipe_commands import changed
 
-from ascmamba_modules.data.manifest import write_manifest
+from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.encoders.mobilenet import MobileNet
 from ascmamba_modules.inference import SceneClassifier
 
@@ -161,6 +161,24 @@ def test_test_clips_are_heard_only_if_asked_for(
         assert len(np.load(labels)) == 2 * clips_heard
 
 
+def test_other_recordings_are_heard_without_their_labels(
+    distilled, clips, teacher, tmp_path
+):
+    table = read_manifest(clips).drop(columns="line")
+    table = table[table["scene_label"] != ""]
+    write_manifest(table, tmp_path / "more.csv")
+    output, more = tmp_path / "out", {"unlabelled": tmp_path / "more.csv"}
+    code, log = distill(clips, teacher, output, number_of_epochs=1, **more)
+    assert code == 0, log[-3000:]
+    own, both = [
+        np.load(folder / "mixtures" / "train" / "label.npy")
+        for folder in (distilled[0], output)
+    ]
+    assert len(both) == len(own) + 2 * len(table)
+    # In every round a clip keeps its label, and the others have none.
+    assert (both >= 0).sum() == (own >= 0).sum()
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -169,6 +187,7 @@ def test_test_clips_are_heard_only_if_asked_for(
         ({"teacher_checksum": "0" * 64}, "another SHA-256"),
         ({"rounds": 0}, "rounds must be a whole number from 1 on"),
         ({"manifest": "absent.csv"}, "file not found"),
+        ({"unlabelled": "absent.csv"}, "absent.csv: 1 problem"),
     ],
 )
 def test_faults_are_named_in_one_line(

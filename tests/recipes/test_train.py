@@ -396,7 +396,7 @@ def test_classes_are_those_of_the_manifest_if_none_are_given(
 def test_wrong_manifest_is_refused_before_training(clips, tmp_path):
     log = run_here(command(MAMBA, "no.csv", tmp_path / "output"), 1)
     assert log.endswith(
-        "no.csv: 1 problem\n  - file not found; check --manifest\n"
+        "no.csv: 1 problem\n  - file not found; check its path\n"
     )
     manifest = changed(
         *(clips, tmp_path),
