@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from speechbrain import Brain, Stage
+from speechbrain.dataio.sampler import BalancingDataSampler
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from torch import nn
@@ -33,7 +34,9 @@ class SceneBrain(Brain):
     time, context_encoder.  Needs in hparams: augmentation, mixup,
     label_smoothing, label_encoder, epoch_counter, lr_annealing,
     train_loggers and output_folder.  With warmup_steps in hparams, the
-    learning rate rises linearly during that many steps.
+    learning rate rises linearly during that many steps; with balanced_sampling
+    all classes are drawn equally often; freeze names parts of the model (see
+    :meth:`torch.nn.Module.get_submodule`) whose weights and statistics stay.
 
     The best checkpoint is the one with the highest macro accuracy on the
     validation clips.  Without any, the last one is kept.  With it goes the
@@ -54,6 +57,10 @@ class SceneBrain(Brain):
         self.nonfinite_count = 0
         self.scores = {}
         self.temperature = None
+        self.frozen = [
+            self.hparams.model.get_submodule(name).requires_grad_(False)
+            for name in getattr(self.hparams, "freeze", ())
+        ]
 
     def compute_forward(self, batch, stage):
         """Runs from waveforms to the model's output."""
@@ -133,6 +140,12 @@ class SceneBrain(Brain):
         Starting to read must not advance the global random numbers: a
         training that resumes starts once more than one that went through.
         """
+        is_balanced = getattr(self.hparams, "balanced_sampling", False)
+        if stage == Stage.TRAIN and is_balanced:
+            self.train_sampler = BalancingDataSampler(
+                dataset, "label", seed=self.hparams.seed
+            )
+            loader_kwargs |= {"sampler": self.train_sampler, "shuffle": False}
         loader_kwargs.setdefault("generator", torch.Generator())
         return super().make_dataloader(dataset, stage, *args, **loader_kwargs)
 
@@ -151,6 +164,8 @@ class SceneBrain(Brain):
 
     def fit_batch(self, batch):
         """Trains on a batch; see ``speechbrain.Brain.fit_batch``."""
+        for module in self.frozen:
+            module.eval()  # keeps the statistics of norms
         statistics = self._statistics()
         self._step_dropped = False
         loss = super().fit_batch(batch)

@@ -91,6 +91,7 @@ def train(hparams_file, run_opts, overrides):
     rows = load_rows(hparams)
     check_accumulation(hparams, run_opts, rows["train"])
     check_pretrained(hparams)
+    check_freeze(hparams)
     output = Path(hparams["output_folder"])
     with locked(output):
         check_resuming(hparams, hparams_file, overrides)
@@ -237,6 +238,24 @@ def check_pretrained(hparams):
     if hparams["pretrained_folder"] and not is_resumed(hparams):
         with exit_on(FileNotFoundError):
             find_model(hparams["pretrained_folder"])
+
+
+def check_freeze(hparams):
+    """Exits unless the frozen parts are there, and leave some to train."""
+    model, frozen = hparams["model"], hparams["freeze"]
+    parts = [name for name, _ in model.named_children()]
+    if not isinstance(frozen, list):
+        sys.exit(f"freeze must be a list of parts of the model, got {frozen}")
+    modules = dict(model.named_modules())
+    for name in frozen:
+        if name not in modules:
+            sys.exit(
+                f"freeze: the model has no part '{name}'; it has "
+                f"{', '.join(parts)}"
+            )
+    still = {p for name in frozen for p in modules[name].parameters()}
+    if still.issuperset(p for p in model.parameters() if p.requires_grad):
+        sys.exit("freeze leaves nothing of the model to train")
 
 
 def is_resumed(hparams):

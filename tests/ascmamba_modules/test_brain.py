@@ -6,6 +6,7 @@ import pytest
 import torch
 from speechbrain import Stage
 from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.checkpoints import Checkpointer
@@ -86,6 +87,28 @@ def make_brain(folder, **run_opts):
         {"device": "cpu", "noprogressbar": True, **run_opts},
         Checkpointer(folder, {"model": modules["model"]}),
     )
+
+
+def test_balanced_sampling_draws_rare_classes_as_often(tmp_path):
+    clips = {
+        str(number): {"label": int(number >= 180)} for number in range(200)
+    }
+    dataset = DynamicItemDataset(clips, output_keys=["id", "label"])
+    brain = make_brain(tmp_path)
+    brain.hparams.balanced_sampling, brain.hparams.seed = True, 7
+    drawn = []
+    for epoch in (1, 2):
+        loader = brain.make_dataloader(
+            dataset, Stage.TRAIN, batch_size=10, shuffle=True
+        )
+        brain.train_sampler.set_epoch(epoch)
+        drawn.append([x for batch in loader for x in batch["id"]])
+    rare = [sum(int(x) >= 180 for x in ids) for ids in drawn]
+    assert all(70 < count < 130 for count in rare), rare
+    assert drawn[0] != drawn[1]
+    # Clips to score come once each, in order.
+    loader = brain.make_dataloader(dataset, Stage.VALID, batch_size=10)
+    assert [x for batch in loader for x in batch["id"]] == list(clips)
 
 
 def make_batches(spoilt=(), value=NAN):

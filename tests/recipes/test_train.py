@@ -279,6 +279,19 @@ def test_starts_from_an_earlier_stage(finished, clips, tmp_path, same_classes):
         assert torch.equal(before[name], after[name])
 
 
+def test_frozen_parts_stay(finished, clips, tmp_path):
+    """Statistics of the batch norms among them."""
+    options = {"pretrained_folder": finished, "freeze": "[encoder, blocks.0]"}
+    run_here(command(MAMBA, clips, tmp_path, **options))
+    before = load_file(finished / "model" / "model.safetensors")
+    after = load_file(tmp_path / "model" / "model.safetensors")
+    frozen = [n for n in before if n.startswith(("encoder.", "blocks.0."))]
+    assert any("running_mean" in name for name in frozen)
+    for name in frozen:
+        assert torch.equal(before[name], after[name]), name
+    assert not torch.equal(before["norm.weight"], after["norm.weight"])
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -352,6 +365,9 @@ def test_training_that_diverges_ends_in_one_clear_line(clips, tmp_path):
         ({"feature_cache": "x", "cache_dtype": "int8"}, "float16 or float32"),
         ({"win_length": 50}, "a window of 50 ms is 2205 samples at 44100 Hz"),
         ({"sample_rate": 96000}, "a window of 40 ms is 3840 samples at 96000"),
+        ({"freeze": "encoder"}, "freeze must be a list of parts"),
+        ({"freeze": "[stem]"}, "no part 'stem'; it has encoder, blocks, norm"),
+        ({"freeze": "['']"}, "freeze leaves nothing of the model to train"),
         ({"data_folder": "x", "corpus": "y"}, "corpus must be one of cas, pre"),
         (
             {"grad_accumulation_factor": 6},
