@@ -189,11 +189,14 @@ def _store(url):
         yield fsspec.core.url_to_fs(url)
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "file not found", url) from None
+    except FileExistsError:  # fsspec makes a folder of a folder
+        reason = "not a file; the URL of a folder ends in /"
+        raise IsADirectoryError(errno.EISDIR, reason, url) from None
     except Exception as error:
         reason = " ".join(f"{error}".split()) or type(error).__name__
         # A redirection's may have a password in it.
         reason = re.sub(r"[\w+.-]+://[^\s'\")]+", "...", reason)
         if isinstance(error, ImportError):
-            reason += "; pip install 'ascmamba[remote]'"
+            reason += "; for http and s3: pip install 'ascmamba[remote]'"
         reason = f"cannot be fetched ({reason})"
         raise OSError(errno.EIO, reason, url) from None
