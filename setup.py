@@ -90,9 +90,11 @@ class BuildKernels(build_ext):
 
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 AV = ["av>=14"]
+HTTP = ["fsspec[http]>=2023.5"]
 TEST = [
     *AV,
     *EXPORT,
+    *HTTP,
     "einops",
     "hypothesis",
     "librosa",
@@ -158,6 +160,7 @@ setup(
         "export": EXPORT,
         "microphone": ["sounddevice"],
         "parquet": ["pyarrow"],
+        "remote": [*HTTP, "s3fs"],
         "tensorboard": ["tensorboard"],
         "test": TEST,
         "bench": ["librosa", "mambapy", "tabulate", "transformers>=5.23"],

@@ -60,7 +60,8 @@ def add_parser(subparsers):
         nargs="+",
         metavar="FILE|FOLDER|MANIFEST",
         help="audio files, folders with audio files in and below them, and "
-        "manifests (.csv), whose places and times are used",
+        "manifests (.csv), whose places and times are used; or URLs of files "
+        "and folders",
     )
     add_model_options(parser)
     add_metadata_options(parser)

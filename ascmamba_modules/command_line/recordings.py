@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ascmamba_modules.command_line.options import CommandError
+from ascmamba_modules.utils.remote import find_urls, is_url
 
 # What libsndfile and, from .3gp on, FFmpeg reads of what recorders and archives
 # write.
@@ -36,7 +37,8 @@ def find_recordings(inputs, location=None, record_time=None, left_out=None):
     ---------
     inputs : list
         Audio files, folders (all audio files in and below them, by name), and
-        manifests (files ending in .csv).
+        manifests (files ending in .csv); URLs of files, of folders (ending in
+        /), and with ``*``.
     location, record_time : str, optional
         Place and time of all recordings; a manifest's own come first.
     left_out : dict, optional
@@ -62,7 +64,9 @@ def find_recordings(inputs, location=None, record_time=None, left_out=None):
     recordings = []
     left_out = {} if left_out is None else left_out
     for path in inputs:
-        if os.path.isdir(path):
+        if is_url(path) and (path.endswith("/") or "*" in path):
+            found = [Recording(url) for url in _audio_urls(path, left_out)]
+        elif os.path.isdir(path):
             found = [Recording(file) for file in audio_files(path, left_out)]
         elif path.lower().endswith(".csv"):
             found = _manifest_rows(path)
@@ -126,6 +130,23 @@ def audio_files(folder, left_out):
             if kind:
                 left_out.setdefault(kind, []).append(entry.path)
         waiting += reversed(folders)
+    return found
+
+
+def _audio_urls(url, left_out):
+    """As :func:`audio_files`, in a remote folder or of a pattern."""
+    try:
+        urls = find_urls(url)
+    except OSError as error:
+        raise CommandError(f"{url}: {error.strerror}") from None
+    found = []
+    for file in urls:
+        name = file.rpartition("/")[2].lower()
+        kind = "hidden" if name.startswith(".") else "of another kind"
+        if kind != "hidden" and name.endswith(AUDIO_SUFFIXES):
+            found.append(file)
+        else:
+            left_out.setdefault(kind, []).append(file)
     return found
 
 
@@ -247,8 +268,7 @@ def labelled_files(path, group=None):
                 f"{path}, line {number}: '{label}' is none of the classes, "
                 f"{classes}"
             )
-        found = find_group(Path(file))
-        row = _row(Path(file), label, found)
+        row = _row(file, label, find_group(Path(file)))
         rows.append({**row, "ID": file, "dataset": Path(path).stem})
     if not rows:
         raise CommandError(f"{path}: no labels in it")
@@ -276,7 +296,7 @@ def _row(path, label, found):
 
     header = inspect_audio(path)
     return {
-        "wav": str(path.absolute()),
+        "wav": str(path if is_url(path) else Path(path).absolute()),
         "duration": header.duration,
         "scene_label": label,
         # Takes of the same name in two folders are two.

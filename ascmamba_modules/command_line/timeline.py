@@ -21,6 +21,7 @@ from ascmamba_modules.command_line.recordings import (
     find_recordings,
     list_left_out,
 )
+from ascmamba_modules.utils.remote import absolute, fetched_once
 
 _DESCRIPTION = """\
 Classifies recordings of any length in windows; memory does not grow with their
@@ -67,7 +68,8 @@ def add_parser(subparsers):
         nargs="+",
         metavar="FILE|FOLDER|MANIFEST",
         help="recordings, folders with recordings in and below them, and "
-        "manifests (.csv), whose places and times are used",
+        "manifests (.csv), whose places and times are used; or URLs of files "
+        "and folders",
     )
     add_model_options(parser)
     add_metadata_options(parser)
@@ -198,42 +200,43 @@ def _classify(classifier, recordings, arguments):
         unit="file",
     )
     for recording in bar:
-        file, location, record_time = recording
-        header = inspect_audio(file)
-        result = {"file": file, "rate": header.rate, "problem": ""}
-        result["seconds"] = header.duration
-        try:
-            problem = _problem(classifier, recording)
-            if problem:
-                raise ValueError(problem)
-            timeline = classifier.classify_long(
-                file,
-                arguments.window,
-                arguments.hop,
-                location,
-                record_time,
-                arguments.batch_size,
-                progress_bar=not are_many,
-            )
-        except ValueError as error:
-            problem = str(error).removeprefix(f"{file}: ")
-            if not arguments.skip_errors:
-                raise ValueError(f"{file}: {problem}") from None
-            text = printable(f"ascmamba: {file}: {problem}")
-            tqdm.write(text, file=sys.stderr)
-            result["problem"] = problem
+        with fetched_once():
+            file, location, record_time = recording
+            header = inspect_audio(file)
+            result = {"file": file, "rate": header.rate, "problem": ""}
+            result["seconds"] = header.duration
+            try:
+                problem = _problem(classifier, recording)
+                if problem:
+                    raise ValueError(problem)
+                timeline = classifier.classify_long(
+                    file,
+                    arguments.window,
+                    arguments.hop,
+                    location,
+                    record_time,
+                    arguments.batch_size,
+                    progress_bar=not are_many,
+                )
+            except ValueError as error:
+                problem = str(error).removeprefix(f"{file}: ")
+                if not arguments.skip_errors:
+                    raise ValueError(f"{file}: {problem}") from None
+                text = printable(f"ascmamba: {file}: {problem}")
+                tqdm.write(text, file=sys.stderr)
+                result["problem"] = problem
+                yield result
+                continue
+            if arguments.plot is not None:
+                with replacing(arguments.plot) as temporary:
+                    timeline.plot().savefig(temporary)
+            if arguments.output is not None and arguments.format is None:
+                windows = timeline.table.round(6)
+                result["windows"] = windows.to_dict("records")
+            # To 1 ms, and each starts where the one before it ends.
+            segments = timeline.segments().round(3)
+            result["segments"] = segments.to_dict("records")
             yield result
-            continue
-        if arguments.plot is not None:
-            with replacing(arguments.plot) as temporary:
-                timeline.plot().savefig(temporary)
-        if arguments.output is not None and arguments.format is None:
-            windows = timeline.table.round(6)
-            result["windows"] = windows.to_dict("records")
-        # To 1 ms, and each starts where the one before it ends.
-        segments = timeline.segments().round(3)
-        result["segments"] = segments.to_dict("records")
-        yield result
 
 
 def _write(results, path, form):
@@ -303,7 +306,7 @@ def _raven_row(result, segment, number, seconds):
         "End Time (s)": round(seconds + segment["end"], 3),
         "Low Freq (Hz)": 0,
         "High Freq (Hz)": result["rate"] / 2,
-        "Begin Path": os.path.abspath(result["file"]),
+        "Begin Path": absolute(result["file"]),
         "Begin File": os.path.basename(result["file"]),
         "File Offset (s)": segment["start"],
         "Annotation": segment["scene_label"],
@@ -312,7 +315,7 @@ def _raven_row(result, segment, number, seconds):
 
 
 def _kaleidoscope_row(result, segment):
-    folder, name = os.path.split(os.path.abspath(result["file"]))
+    folder, name = os.path.split(absolute(result["file"]))
     return {
         "INDIR": folder,
         "FOLDER": "",

@@ -24,6 +24,7 @@ from ascmamba_modules.data.audio_reader import (
 )
 from ascmamba_modules.data.resampling import resample_stream
 from ascmamba_modules.utils.files import file_stamp, write_csv
+from ascmamba_modules.utils.remote import is_url, local
 
 logger = get_logger(__name__)
 
@@ -80,6 +81,12 @@ def inspect_audio(path, decode=True):
     >>> inspect_audio("no_such_file.wav").problem
     'file not found'
     """
+    if is_url(path):
+        try:
+            with local(path) as file:
+                return inspect_audio(file, decode)
+        except OSError as error:
+            return AudioFile(problem=error.strerror)
     if not os.path.exists(path):
         return AudioFile(problem=f"file not found{_path_remedy(path)}")
     if not os.path.isfile(path):

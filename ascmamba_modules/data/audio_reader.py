@@ -15,6 +15,7 @@ import soundfile
 
 from ascmamba_modules.data.audio_containers import check_container
 from ascmamba_modules.data.sample_check import SampleCheck
+from ascmamba_modules.utils.remote import local
 
 _TOLERANCE = 0.05  # seconds
 _UNKNOWN = 2**40  # frames; what libsndfile says where it does not know is more
@@ -53,7 +54,7 @@ def open_audio(path):
     Arguments
     ---------
     path : str or Path
-        The file.
+        The file, or its URL.
 
     Yields
     ------
@@ -69,7 +70,7 @@ def open_audio(path):
     """
     # By file descriptor: libsndfile refuses names of over 1024 bytes, and
     # soundfile names that are not UTF-8.
-    with _File(path) as file:
+    with local(path) as name, _File(name) as file:
         reader = AudioReader(file)
         try:
             yield reader

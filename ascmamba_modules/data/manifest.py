@@ -23,6 +23,7 @@ from ascmamba_modules.data.audio_files import (
 )
 from ascmamba_modules.data.place_and_time import parse_time
 from ascmamba_modules.utils.files import printable, write_csv
+from ascmamba_modules.utils.remote import is_url
 
 logger = get_logger(__name__)
 
@@ -110,9 +111,9 @@ def read_manifest(path):
     -------
     pandas.DataFrame
         Stripped texts, empty where unknown.  ``duration`` is a number of
-        seconds or NaN; ``wav`` is an absolute path (in the file it may be
-        relative to the manifest's folder); ``line`` is the line of the CSV
-        file.  Accents in ``scene_label`` are composed.
+        seconds or NaN; ``wav`` is a URL or an absolute path (in the file it
+        may be relative to the manifest's folder); ``line`` is the line of the
+        CSV file.  Accents in ``scene_label`` are composed.
 
     Raises
     ------
@@ -215,7 +216,10 @@ def _parse(path, needed):
     problems += _form_problems(table)
     table["duration"] = pd.to_numeric(table["duration"], errors="coerce")
     folder = path.absolute().parent
-    table["wav"] = [str(folder / wav) if wav else "" for wav in table["wav"]]
+    table["wav"] = [
+        str(folder / wav) if wav and not is_url(wav) else wav
+        for wav in table["wav"]
+    ]
     return table, problems
 
 

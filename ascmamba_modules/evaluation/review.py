@@ -15,6 +15,7 @@ from ascmamba_modules.data.audio_files import load_audio
 from ascmamba_modules.evaluation.page import LONGEST, RATE, audio, render
 from ascmamba_modules.features import LogMel
 from ascmamba_modules.plots import plot_spectrogram
+from ascmamba_modules.utils.remote import absolute
 
 _CANDIDATES = 3  # for each clip that is chosen
 KEYS = "1234567890abcdefghijklmnopqrstuvwxyz"
@@ -78,6 +79,6 @@ def write_review(path, files, classes):
         x = features(waveform.unsqueeze(0))[0]
         name = os.path.basename(file)
         block = audio(file, name, plot_spectrogram(x.numpy(), hop, name))
-        clips.append({"file": os.path.abspath(file), **block})
+        clips.append({"file": absolute(file), **block})
     keys = KEYS[: len(classes)].ljust(len(classes))
     render(path, "review.html", clips=clips, classes=list(zip(keys, classes)))

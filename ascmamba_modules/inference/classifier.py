@@ -41,6 +41,7 @@ from ascmamba_modules.pipeline import (
     model_inputs,
 )
 from ascmamba_modules.selective_scan import choose_engine
+from ascmamba_modules.utils.remote import fetched_once
 
 logger = get_logger(__name__)
 
@@ -208,6 +209,7 @@ class SceneClassifier(Pretrained):
         classifier.source = folder
         return classifier
 
+    @fetched_once()
     def classify_file(self, path, location=None, record_time=None):
         """Classifies one audio file as a whole.
 
@@ -217,7 +219,7 @@ class SceneClassifier(Pretrained):
         Arguments
         ---------
         path : str or Path
-            File of any length, rate and channel count.
+            File of any length, rate and channel count, or its URL.
         location : str, optional
             Place of the recording; None if it is unknown.  Places that were
             not in training are allowed.
@@ -376,6 +378,7 @@ class SceneClassifier(Pretrained):
             path, posteriors, score.item(), index.item(), self.classes[index]
         )
 
+    @fetched_once()
     def classify_long(
         self,
         path,
@@ -396,7 +399,7 @@ class SceneClassifier(Pretrained):
         Arguments
         ---------
         path : str or Path
-            Audio file of any rate and channel count.
+            Audio file of any rate and channel count, or its URL.
         window : float
             Length of a window in seconds, ideally that of the clips in
             training.  The last window ends with the recording; a shorter

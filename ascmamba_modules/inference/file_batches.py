@@ -14,6 +14,7 @@ from ascmamba_modules.data.manifest import list_problems
 from ascmamba_modules.data.place_and_time import parse_time
 from ascmamba_modules.data.resampling import check_rate
 from ascmamba_modules.utils.files import printable
+from ascmamba_modules.utils.remote import fetched_once
 
 # A model's memory grows with the length of the longest clip.
 _MAX_LENGTH = 300.0  # seconds
@@ -94,6 +95,7 @@ def batches_of_files(files, audio_normalizer, batch_size):
         A :class:`Clip` for each file of a batch.
     """
 
+    @fetched_once()
     def read(file):
         path, location, record_time = file
         rate = audio_normalizer.sample_rate

@@ -6,6 +6,8 @@ import re
 from contextlib import contextmanager
 from pathlib import Path
 
+from ascmamba_modules.utils.remote import is_url, url_stamp
+
 
 @contextmanager
 def replacing(path):
@@ -50,7 +52,7 @@ def file_stamp(path):
     Arguments
     ---------
     path : str or Path
-        The file.
+        The file, or its URL.
 
     Returns
     -------
@@ -64,6 +66,8 @@ def file_stamp(path):
     OSError
         If it is not there.
     """
+    if is_url(path):
+        return url_stamp(path)
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns
 
