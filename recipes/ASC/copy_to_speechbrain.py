@@ -35,6 +35,8 @@ INSTALLING = """## Installing
 pip install -r extra_requirements.txt
 ```
 
+Pages named docs/... are those of the package.
+
 """
 
 
@@ -117,11 +119,8 @@ def join_steps():
     imports, bodies = {}, []
     for module in (*STEPS, "train"):
         text = (RECIPE / f"{module}.py").read_text("utf-8")
-        nodes = [
-            node
-            for node in ast.parse(text).body
-            if isinstance(node, (ast.Import, ast.ImportFrom))
-        ]
+        nodes = ast.parse(text).body
+        nodes = [n for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)]
         for node in nodes:
             if getattr(node, "module", None) not in STEPS:
                 imports[ast.unparse(node)] = True
@@ -141,15 +140,11 @@ def make_readme(names):
     others = {path.name for path in RECIPE.glob("*.py")} - {*names}
     kept = [
         paragraph
-        for paragraph in text.strip().split("\n\n")
+        for paragraph in text.split("\n\n")
         if not others & set(re.findall(r"\w+\.py", paragraph))
     ]
-    kept = [  # headings with nothing below are dropped
-        paragraph
-        for paragraph, following in zip(kept, [*kept[1:], "#"])
-        if not (paragraph[0] == following[0] == "#")
-    ]
-    text = "\n\n".join(kept) + "\n"
+    # Headings with nothing below go, too.
+    text = re.sub(r"(?m)^#+ .*\n\n(?=#)", "", "\n\n".join(kept))
     return text.replace("## Results", f"{INSTALLING}## Results")
 
 

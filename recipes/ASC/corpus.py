@@ -527,6 +527,7 @@ def run_preparation(parser, arguments, prepare, download=None):
     options = vars(parser.parse_args(arguments))
 
     def work():
+        """Fetches and prepares the corpus."""
         check_output(options["output"])
         if options.pop("download", False):
             download(options["folder"])

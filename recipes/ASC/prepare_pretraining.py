@@ -146,6 +146,7 @@ def main(arguments):
     args = parser.parse_args(arguments)
 
     def work():
+        """Prepares both corpora and compares them with the paper."""
         table = prepare_pretraining(
             args.tau,
             args.cochlscene,

@@ -18,6 +18,7 @@ import speechbrain as sb
 from common import (
     check_overrides,
     check_range,
+    check_stage,
     exit_on,
     load_hparams,
     locked,
@@ -53,11 +54,7 @@ logger = get_logger(__name__)
 
 def check_settings(settings):
     """Raises an error for settings that would fail after the inference."""
-    if settings["stage"] != "pseudo_label":
-        raise ValueError(
-            f"its stage is {settings['stage']}, and this script runs "
-            "pseudo_label"
-        )
+    check_stage(settings["stage"], "pseudo_label")
     check_range(settings, "rounds", "batch_size", low=1, whole=True)
     check_range(settings, "num_workers", low=0, whole=True)
     check_range(settings, "share", "min_purity", low=0, high=1)
