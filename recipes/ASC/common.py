@@ -69,7 +69,7 @@ def parse_arguments(arguments):
     Raises
     ------
     SystemExit
-        If an option is given twice or without a value, or if there is no such
+        If an option has two values or misses its value, or if there is no such
         device here.
 
     Example
@@ -84,7 +84,12 @@ def parse_arguments(arguments):
             f"usage: python {Path(sys.argv[0]).name} hparams/STAGE.yaml "
             "--manifest FILE [--SETTING VALUE ...]"
         )
-    words = [word.split("=")[0] for word in arguments if word[:2] == "--"]
+    # SpeechBrain's tests of recipes repeat --debug, which has no value.
+    words = [
+        word.split("=")[0]
+        for word, following in zip(arguments, [*arguments[1:], "--"])
+        if word[:2] == "--" and ("=" in word or following[:2] != "--")
+    ]
     for word, count in Counter(words).items():
         if count > 1:
             sys.exit(f"{word} is given {count} times")
@@ -217,6 +222,27 @@ def _is_number(value):
 
 def _tag(node):
     return getattr(getattr(node, "tag", None), "value", None)
+
+
+def check_stage(stage, own):
+    """Raises a ValueError for a YAML file that another script runs.
+
+    Arguments
+    ---------
+    stage : str
+        That of the file.
+    own : str
+        That of the script.
+
+    Example
+    -------
+    >>> check_stage("finetune", "evaluate")
+    Traceback (most recent call last):
+        ...
+    ValueError: its stage is finetune, this script runs stage evaluate
+    """
+    if stage != own:
+        raise ValueError(f"its stage is {stage}, this script runs stage {own}")
 
 
 def check_range(hparams, *names, low, high=float("inf"), whole=False):

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.logger import get_logger
 
 from ascmamba_modules.data.audio_files import inspect_audio_files
@@ -28,7 +27,7 @@ LICENCES = {
     "CochlScene": "not known (Zenodo 7080122)",
     "ESC-10": "Creative Commons Attribution 3.0",
 }
-UNIFIED_SCENES = Path(__file__).with_name("unified_scenes.yaml")
+UNIFIED_SCENES = Path(__file__).with_name("unified_scenes.csv")
 # A clip of another length than most by more than this share is reported.
 _USUAL_DURATION = 0.1
 
@@ -346,19 +345,49 @@ def _counts(values):
 
 
 def unified_scenes():
-    """Reads the classes of the pre-training set.
+    """Reads the classes of the pre-training set, after Table 1 of the paper.
+
+    The paper gives the classes and the sums; that whole classes of these two
+    names were merged, from all devices and splits, follows from the counts:
+    TAU's are known, and what remains of each sum is CochlScene's.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each class of the two corpora: corpus, scene (its name
+        there), clips (how many there are), and unified, the class that it is
+        part of; "" for those that have no place among the ten.
+
+    Example
+    -------
+    >>> scenes = unified_scenes()
+    >>> scenes["scene"][scenes["unified"] == "Metro"].tolist()
+    ['metro', 'Subway']
+    """
+    return pd.read_csv(UNIFIED_SCENES).fillna({"unified": ""})
+
+
+def scenes_of(corpus):
+    """Gives the unified class of each class of a corpus.
+
+    Arguments
+    ---------
+    corpus : str
+        "TAU" or "CochlScene".
 
     Returns
     -------
     dict
-        The content of ``unified_scenes.yaml``.
+        By the corpus' own name; "" for those that have no place.
 
     Example
     -------
-    >>> unified_scenes()["scenes"]["Metro"]["CochlScene"]
-    'Subway'
+    >>> scenes_of("TAU")["street_traffic"]
+    'Traffic street'
     """
-    return load_hyperpyyaml(UNIFIED_SCENES.read_text("utf-8"))
+    table = unified_scenes()
+    table = table[table["corpus"] == corpus]
+    return dict(zip(table["scene"], table["unified"]))
 
 
 def to_unified(table, corpus):
@@ -382,13 +411,8 @@ def to_unified(table, corpus):
     >>> to_unified(rows, "CochlScene")["scene_label"].tolist()
     ['Metro']
     """
-    names = {
-        scene[corpus]: unified
-        for unified, scene in unified_scenes()["scenes"].items()
-        if scene[corpus]
-    }
-    table = table.assign(scene_label=table["scene_label"].map(names))
-    return table.dropna(subset="scene_label")
+    labels = table["scene_label"].map(scenes_of(corpus)).fillna("")
+    return table.assign(scene_label=labels)[labels != ""]
 
 
 def print_counts(table, output):
@@ -503,6 +527,7 @@ def run_preparation(parser, arguments, prepare, download=None):
     options = vars(parser.parse_args(arguments))
 
     def work():
+        """Fetches and prepares the corpus."""
         check_output(options["output"])
         if options.pop("download", False):
             download(options["folder"])

@@ -19,7 +19,13 @@ from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
-from training import check_resuming, fit_and_test, make_brain, write_summary
+from training import (
+    check_resuming,
+    fit_and_test,
+    log_rate,
+    make_brain,
+    write_summary,
+)
 
 from ascmamba_modules.data.manifest import (
     ManifestError,
@@ -65,7 +71,7 @@ def distill(hparams_file, run_opts, overrides):
     """
     start_time = time.time()
     rows, labels, overrides = read_rows(hparams_file, overrides)
-    hparams = load_hparams(hparams_file, overrides, check_settings)
+    hparams = load_hparams(hparams_file, overrides, check_distillation)
     with exit_naming(hparams_file):
         load_published(
             hparams["teacher_encoder"],
@@ -79,6 +85,7 @@ def distill(hparams_file, run_opts, overrides):
         sb.create_experiment_directory(hparams["output_folder"])
         hparams["label_encoder"].update_from_iterable(hparams["scene_labels"])
         brain = make_brain(hparams, run_opts)
+        log_losses(hparams)
         datasets = {}
         for split, table in rows.items():
             if len(table):
@@ -136,7 +143,7 @@ def read_rows(hparams_file, overrides):
     return rows, labels, {**overrides, "n_labels": len(labels)}
 
 
-def check_settings(settings):
+def check_distillation(settings):
     """Raises a ValueError for settings that would fail later."""
     check_range(
         settings,
@@ -147,6 +154,18 @@ def check_settings(settings):
     check_range(settings, "num_workers", "warmup_steps", low=0, whole=True)
     check_range(settings, "mixing_prob", "low_pass", low=0, high=1)
     check_range(settings, "mixture_length", low=0.1)
+
+
+def log_losses(hparams):
+    """Says once what is weighed how, and how the learning rate changes."""
+    logger.info(
+        "Weights of the losses: %g for tags, %g for the embedding, %g for "
+        "labels",
+        hparams["tag_weight"],
+        hparams["embedding_weight"],
+        hparams["label_weight"],
+    )
+    log_rate(hparams)
 
 
 def mix(hparams, table, labels, folder, device):

@@ -26,6 +26,7 @@ import pandas as pd
 import speechbrain as sb
 from common import (
     check_range,
+    check_stage,
     exit_on,
     load_hparams,
     locked,
@@ -93,6 +94,7 @@ _MODEL_NAME = re.compile(r"[\w+=-][\w .+=-]*")
 
 def check_hparams(hparams):
     """Raises an error for settings that would fail after the inference."""
+    check_stage(hparams["stage"], "evaluate")
     models = hparams["models"]
     if not isinstance(models, dict) or not models:
         raise ValueError(
@@ -155,9 +157,11 @@ def audio_changes(events):
     or, if there are any, events mixed in."""
 
     def as_heard_by(change, samples, rate, number):
+        """As a device hears it."""
         return change(samples, rate)
 
     def mix(ratio, samples, rate, number):
+        """With an event, drawn by the clip's number."""
         file = np.random.default_rng(number).choice(events)
         event = load_audio(file, AudioNormalizer(rate)).numpy()
         return add_event(samples, event, ratio)
@@ -328,6 +332,7 @@ def make_caches(hparams, classifiers, scored, evaluation, folder):
     caches = {}
 
     def cache_of(features, audio_normalizer):
+        """The cache of such features, one for all models that share them."""
         # Computed on the CPU, wherever the model is.
         features = copy.deepcopy(features).cpu()
         cache = FeatureCache(
@@ -384,6 +389,7 @@ def measure_similarities(clips, evaluation, cache):
     is nothing to compare with."""
 
     def statistics(table):
+        """Statistics of each clip's features (clip, number)."""
         return np.stack([clip_statistics(cache.load(w)) for w in table["wav"]])
 
     own, others = statistics(clips.table), statistics(evaluation)

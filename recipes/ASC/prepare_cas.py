@@ -356,6 +356,7 @@ def main(arguments):
     )
 
     def prepare(output, audit, **options):
+        """Writes the manifest, and its audit if that is asked for."""
         table = prepare_cas(output=output, **options)
         if audit:
             output = Path(output)

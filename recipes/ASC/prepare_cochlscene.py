@@ -25,7 +25,7 @@ from corpus import (
     make_parser,
     provenance,
     run_preparation,
-    unified_scenes,
+    scenes_of,
     wave_files,
     write_corpus,
 )
@@ -102,9 +102,7 @@ def read_rows(folder, split="all"):
                 "%d files are not in Data_info.tsv", len(files - listed)
             )
         files |= listed
-    scenes = unified_scenes()
-    known = {scene["CochlScene"] for scene in scenes["scenes"].values()}
-    known |= set(scenes["dropped"]["CochlScene"])
+    known = scenes_of("CochlScene")
     rows, problems = [], []
     origin = provenance(folder, NAME)
     for file in sorted(files):

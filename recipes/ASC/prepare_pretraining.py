@@ -4,7 +4,7 @@
     python prepare_pretraining.py --tau DIR --cochlscene DIR --output all.csv
 
 The classes of the two corpora are merged into the ten of the ASCMamba paper's
-Table 1 (``unified_scenes.yaml``), and the clips of each are counted beside
+Table 1 (``unified_scenes.csv``), and the clips of each are counted beside
 those of the paper.
 """
 
@@ -107,14 +107,17 @@ def compare_with_paper(table):
         A row a class, and Total: clips of TAU and of CochlScene, their sum,
         the sum in the paper and the difference.
     """
-    scenes = unified_scenes()["scenes"]
+    scenes = unified_scenes()
+    paper = scenes[scenes["unified"] != ""].groupby("unified")["clips"].sum()
     datasets = table["dataset"].str.removeprefix("synthetic ")
     counts = pd.crosstab(table["scene_label"], datasets)
     counts = counts.reindex(
-        index=scenes, columns=["TAU 2020 Mobile", "CochlScene"], fill_value=0
+        index=paper.index,
+        columns=["TAU 2020 Mobile", "CochlScene"],
+        fill_value=0,
     )
     counts["clips"] = counts.sum(axis=1)
-    counts["paper"] = [sum(scene["clips"]) for scene in scenes.values()]
+    counts["paper"] = paper.astype(int)
     counts.loc["Total"] = counts.sum()
     counts["difference"] = counts["clips"] - counts["paper"]
     return counts.rename_axis(index="class", columns=None)
@@ -143,6 +146,7 @@ def main(arguments):
     args = parser.parse_args(arguments)
 
     def work():
+        """Prepares both corpora and compares them with the paper."""
         table = prepare_pretraining(
             args.tau,
             args.cochlscene,

@@ -25,7 +25,7 @@ from corpus import (
     provenance,
     read_table,
     run_preparation,
-    unified_scenes,
+    scenes_of,
     wave_files,
     write_corpus,
 )
@@ -118,10 +118,7 @@ def read_rows(folder, split="all"):
 
 
 def _check_scenes(path, meta):
-    scenes = unified_scenes()
-    known = {scene["TAU"] for scene in scenes["scenes"].values()}
-    known |= set(scenes["dropped"]["TAU"])
-    strange = meta[~meta["scene_label"].isin(known)]
+    strange = meta[~meta["scene_label"].isin(scenes_of("TAU"))]
     problems = [
         f"line {row.line}: '{row.scene_label}' is not a scene of this corpus"
         for row in strange.itertuples()

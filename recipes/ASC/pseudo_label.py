@@ -18,6 +18,7 @@ import speechbrain as sb
 from common import (
     check_overrides,
     check_range,
+    check_stage,
     exit_on,
     load_hparams,
     locked,
@@ -50,11 +51,10 @@ from ascmamba_modules.utils.files import replacing
 
 logger = get_logger(__name__)
 
-SETTINGS = ("session_labels", "session_level", "min_purity", "by_class")
-
 
 def check_settings(settings):
     """Raises an error for settings that would fail after the inference."""
+    check_stage(settings["stage"], "pseudo_label")
     check_range(settings, "rounds", "batch_size", low=1, whole=True)
     check_range(settings, "num_workers", low=0, whole=True)
     check_range(settings, "share", "min_purity", low=0, high=1)
@@ -135,9 +135,10 @@ def load_truth(path, classes):
 @exit_on(OSError, ValueError)
 def make_brain(hparams, run_opts):
     """Makes the Brain; exits with what is wrong with the models."""
+    folders = {"first": hparams["first"], "second": hparams["second"]}
     annotators = {
-        name: SceneClassifier.from_hparams(hparams[name], run_opts=run_opts)
-        for name in ("first", "second")
+        name: SceneClassifier.from_hparams(folder, run_opts=run_opts)
+        for name, folder in folders.items()
     }
     return PseudoLabelBrain(
         annotators, dict(hparams["dataloader_opts"]), run_opts
@@ -151,7 +152,10 @@ def run_rounds(hparams, run_opts, brain, table, truth):
         folder = Path(hparams["output_folder"], f"round_{number}")
         manifest = brain.label(
             *(table, folder, hparams["share"], truth),
-            **{name: hparams[name] for name in SETTINGS},
+            session_labels=hparams["session_labels"],
+            session_level=hparams["session_level"],
+            min_purity=hparams["min_purity"],
+            by_class=hparams["by_class"],
         )
         if number < hparams["rounds"]:
             # Other labels, such as of another share, are trained on anew.

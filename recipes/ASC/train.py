@@ -20,7 +20,8 @@ def main(arguments):
     """Runs from the command line."""
     hparams_file, run_opts, overrides = parse_arguments(arguments)
     with exit_naming(hparams_file), open(hparams_file, encoding="utf-8") as f:
-        run = distill if YAML().load(f).get("stage") == "distill" else train
+        hparams = YAML().load(f)
+        run = distill if hparams.get("stage") == "distill" else train
     run_in_group(lambda: run(hparams_file, run_opts, overrides), run_opts)
 
 

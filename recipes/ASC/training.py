@@ -385,6 +385,29 @@ def log_choices(brain, rows):
         loading["num_workers"] or "no other",
         "pinned" if loading.get("pin_memory") else "pageable",
     )
+    log_losses_and_rate(vars(brain.hparams))
+
+
+def log_losses_and_rate(hparams):
+    """Says once how the Brain changes the clips, the losses and the rate."""
+    choices = {
+        "augmentation": type(hparams["augmentation"]).__name__,
+        "mixup": type(hparams["mixup"]).__name__,
+        "label smoothing": hparams["label_smoothing"],
+        "weight of the supersets": hparams.get("coarse_weight"),
+    }
+    texts = [f"{k}: {v}" for k, v in choices.items() if v is not None]
+    logger.info("In training, %s", ", ".join(texts))
+    log_rate(hparams)
+
+
+def log_rate(hparams):
+    """Says once how the learning rate changes."""
+    logger.info(
+        "Learning rate: %s, after %d steps of warm-up",
+        type(hparams["lr_annealing"]).__name__,
+        hparams.get("warmup_steps", 0),
+    )
 
 
 @exit_on(FloatingPointError, OSError)

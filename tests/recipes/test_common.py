@@ -41,6 +41,12 @@ def test_command_lines_that_are_refused(words, message):
         common.parse_arguments(words.split())
 
 
+def test_options_without_values_may_be_repeated():
+    words = "a.yaml --debug --device cpu --debug"
+    _, options, overrides = common.parse_arguments(words.split())
+    assert options["debug"] and not overrides
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_gpu_that_is_not_there():
     with pytest.raises(SystemExit) as error:

@@ -8,6 +8,7 @@ from corpus import (
     drop_unusable_clips,
     find_corpus,
     read_table,
+    scenes_of,
     to_unified,
     unified_scenes,
 )
@@ -18,23 +19,22 @@ from ascmamba_modules.data.manifest import ManifestError
 def test_unified_set_is_the_one_of_the_paper():
     # Table 1, its rows and its total.
     paper = [2302, 8125, 5845, 8201, 8201, 2303, 5933, 2303, 8049, 8048]
-    scenes = unified_scenes()["scenes"]
-    assert [sum(scene["clips"]) for scene in scenes.values()] == paper
+    scenes = unified_scenes()
+    is_kept = scenes["unified"] != ""
+    assert scenes["clips"].notna().equals(is_kept)
+    assert scenes[is_kept].groupby("unified")["clips"].sum().tolist() == paper
     assert sum(paper) == 59310
-    # A class without a name in a corpus has no clips there, and vice versa.
-    for scene in scenes.values():
-        names = scene["TAU"], scene["CochlScene"]
-        assert [bool(n) for n in names] == [c > 0 for c in scene["clips"]]
 
 
 @pytest.mark.parametrize("corpus, n", [("TAU", 10), ("CochlScene", 13)])
 def test_every_class_of_a_corpus_is_mapped_or_dropped_once(corpus, n):
-    scenes = unified_scenes()
-    mapped = [s[corpus] for s in scenes["scenes"].values() if s[corpus]]
-    names = mapped + scenes["dropped"][corpus]
-    assert len(names) == len(set(names)) == n
+    table = unified_scenes()
+    names = table["scene"][table["corpus"] == corpus]
+    assert len(names) == names.nunique() == n
+    mapped = [unified for unified in scenes_of(corpus).values() if unified]
     rows = to_unified(pd.DataFrame({"scene_label": names}), corpus)
-    assert len(rows) == len(mapped) and rows["scene_label"].is_unique
+    assert rows["scene_label"].tolist() == mapped
+    assert rows["scene_label"].is_unique
 
 
 def test_corpus_is_found_in_its_folder_and_above(tmp_path):

@@ -182,6 +182,7 @@ def test_another_run_leaves_nothing_of_the_first(
             r"no rows of split 'evaluation' \(splits in the file: test, train, "
             r"valid\); choose another --evaluation_split, or leave out --ev",
         ),
+        ({"stage": "finetune"}, "its stage is finetune, this script runs st"),
         ({"resamples": 0}, "resamples must be a whole number from 1 on, got 0"),
         ({"similarity": "far"}, "similarity must be nearest or mean, got far"),
         ({"shares": "[5]"}, "shares must be over 0 and up to 1, got 5"),

@@ -10,14 +10,12 @@ from ascmamba_modules.data.manifest import read_training_rows
 def test_both_corpora_become_one_set(world, tmp_path):
     output = tmp_path / "m.csv"
     table = prepare_pretraining(world, world, output)
-    scenes = unified_scenes()["scenes"]
+    scenes = unified_scenes()
+    sources = scenes["unified"][scenes["unified"] != ""].value_counts()
     # The made-up corpora have six files a class.
     counts = table.groupby("scene_label").size()
-    assert counts.to_dict() == {
-        name: 6 * sum(clips > 0 for clips in scene["clips"])
-        for name, scene in scenes.items()
-    }
-    rows = read_training_rows(output, list(scenes))
+    assert counts.to_dict() == (6 * sources).to_dict()
+    rows = read_training_rows(output, list(sources.index))
     assert len(rows["train"]) == len(table)
     shown = compare_with_paper(table)
     assert shown["paper"]["Total"] == 59310

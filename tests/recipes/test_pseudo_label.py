@@ -311,6 +311,7 @@ def refused(arguments, output):
         ({"second": "hparams"}, "neither it nor model/ in it has"),
         ({"share": 1.5}, "share must be a number from 0 to 1, got 1.5"),
         ({"share": "most"}, "share must be a number, got most"),
+        ({"stage": "finetune"}, "its stage is finetune"),
         ({"rounds": 0}, "rounds must be a whole number from 1 on"),
         ({"truth": "no.csv"}, "no.csv"),
         ({"session_labels": "maybe"}, "None, propagate, add, veto, got maybe"),
