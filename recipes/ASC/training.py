@@ -394,6 +394,7 @@ def log_losses_and_rate(hparams):
         "augmentation": type(hparams["augmentation"]).__name__,
         "mixup": type(hparams["mixup"]).__name__,
         "label smoothing": hparams["label_smoothing"],
+        "balanced sampling": hparams["balanced_sampling"],
         "weight of the supersets": hparams.get("coarse_weight"),
     }
     texts = [f"{k}: {v}" for k, v in choices.items() if v is not None]
