@@ -138,6 +138,47 @@ class RandomEqualizer(nn.Module):
         return features + curve
 
 
+class RandomBandPass(nn.Module):
+    """Takes away the bands outside of two random edges, as a telephone does.
+
+    They become 0, the mean of normalised features.
+
+    Arguments
+    ---------
+    prob : float
+        Share of clips.
+    low : float
+        Highest lower edge, as a share of the bands.
+    high : float
+        Lowest upper edge, likewise.
+
+    Example
+    -------
+    >>> band_pass = RandomBandPass(prob=1.0, low=0.0, high=0.5)
+    >>> x = band_pass(torch.ones(2, 50, 64))
+    >>> x[:, :, :32].mean(), x.shape
+    (tensor(1.), torch.Size([2, 50, 64]))
+    """
+
+    def __init__(self, prob=0.5, low=0.12, high=0.35):
+        super().__init__()
+        self.prob = prob
+        self.low = low
+        self.high = high
+
+    def forward(self, features):
+        """Returns limited features (batch, time, n_mels)."""
+        if self.prob == 0:
+            return features
+        batch, _, n_mels = features.shape
+        draws = torch.rand(3, batch, 1, 1, device=features.device)
+        low = self.low * draws[0] * n_mels
+        high = (self.high + (1 - self.high) * draws[1]) * n_mels
+        band = torch.arange(n_mels, device=features.device)  # (F)
+        kept = (low < band + 1) & (band < high) | (draws[2] >= self.prob)
+        return features * kept  # (B, 1, F)
+
+
 class RandomRoll(nn.Module):
     """Starts each clip at a random frame and goes on from its end to there.
 

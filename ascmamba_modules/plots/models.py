@@ -151,7 +151,8 @@ def _draw_bar(axes, place, row, number):
     )
     colour = FADED_TEXT if is_few else "black"
     if not np.isnan([value, lower, upper]).any():
-        ends = [[value - lower], [upper - value]]
+        # A bootstrap interval can lie beside its value.
+        ends = np.clip([[value - lower], [upper - value]], 0, None)
         axes.errorbar(value, place, None, ends, ecolor=colour, capsize=2, lw=1)
     axes.annotate(
         "no clips" if np.isnan(value) else f"{value:.1f}",

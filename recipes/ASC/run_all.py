@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from corpus import unified_scenes
 from hyperpyyaml import load_hyperpyyaml
 from stages import (
     RECIPE,
@@ -137,7 +138,16 @@ def list_stages(output, corpora, settings, run_options):
             *("finetune", cas),
             pretrained_folder=output / "pretrain",
         ),
-        train("finetune_se_trans", "train SE-Trans", "finetune_se_trans", cas),
+        train(
+            *("pretrain_se_trans", "pre-train SE-Trans"),
+            *("finetune_se_trans", pretraining),
+            scene_labels=sorted(set(unified_scenes()["unified"]) - {""}),
+        ),
+        train(
+            *("finetune_se_trans", "train SE-Trans"),
+            *("finetune_se_trans", cas),
+            pretrained_folder=output / "pretrain_se_trans",
+        ),
         # What won the challenge (Table 4), then the model of all of the paper.
         *finetune_again(
             "_without_context", ", on audio alone", use_context=False

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from ascmamba_modules.augment import Mixup, RandomEqualizer, RandomRoll, blend
+from ascmamba_modules.augment import (
+    Mixup,
+    RandomBandPass,
+    RandomEqualizer,
+    RandomRoll,
+    blend,
+)
 
 
 def test_each_clip_is_mixed_with_its_partner():
@@ -85,6 +91,23 @@ def test_equalizer_adds_a_smooth_curve_that_is_constant_over_time():
         middle, drawn[:, 0] * 2 / 3 + drawn[:, 1] / 3, atol=1e-5, rtol=0
     )
     assert curve[0].std() > 0 and not torch.allclose(curve[0], curve[1])
+
+
+def test_band_pass_takes_away_bands_at_both_ends():
+    x = RandomBandPass(prob=0.5, low=0.2, high=0.4)(torch.ones(1000, 3, 50))
+    assert torch.equal(x, x[:, :1].expand_as(x))
+    bands = x[:, 0].bool()
+    first, count = bands.int().argmax(1), bands.sum(1)
+    # What is left is in one piece.
+    edges = bands[:, 1:] != bands[:, :-1]
+    assert edges.sum(1).max() == 2
+    whole = count == 50
+    assert 450 < whole.sum() < 550
+    assert first[~whole].max() == 9 and first[~whole].min() == 0
+    last = (first + count)[~whole]
+    assert 20 <= last.min() <= 21 and 30 < last.float().mean() < 40
+    x = torch.randn(4, 3, 50)
+    assert torch.equal(RandomBandPass(prob=0.0)(x), x)
 
 
 def test_roll_turns_each_clip_within_its_own_frames():

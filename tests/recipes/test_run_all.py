@@ -26,6 +26,7 @@ finetune_without_context: *tiny
 finetune_pseudo_without_context: *tiny
 finetune_pseudo: *tiny
 baseline: &narrow {se_channels: [8, 16], n_heads: 2, d_ffn: 16}
+pretrain_se_trans: *narrow
 finetune_se_trans: *narrow
 pseudo_label: {num_workers: 0}
 evaluate: {split: test, evaluation_split: test, seeds: [1], hardest: 1}
@@ -35,6 +36,7 @@ TRAININGS = (
     "baseline",
     "finetune_without_context",
     "finetune",
+    "pretrain_se_trans",
     "finetune_se_trans",
     "finetune_pseudo_without_context",
     "finetune_pseudo",

@@ -297,6 +297,14 @@ def test_bars():
     assert axes.get_xlabel() == "macro accuracy in %"
 
 
+def test_interval_beside_its_value_is_drawn():
+    row = {"model": "a", "condition": "b", "value": 0.5, "clips": 100}
+    table = pd.DataFrame([{**row, "lower": 0.6, "upper": 0.7}])
+    (axes,) = plot_bars(table).axes
+    (whisker,) = axes.collections[0].get_segments()
+    assert whisker[:, 0] == pytest.approx([50, 70])
+
+
 def test_conditions_without_some_models_have_no_gaps():
     table = pd.DataFrame(
         [("a", "all"), ("b", "all"), ("b", "one"), ("a", "two"), ("b", "two")],
