@@ -25,7 +25,11 @@ from stages import RECIPE, SUMMARY, Stage, one_line_at_the_end, run_stages
 from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.data.sessions import LEVELS, find_groups
 from ascmamba_modules.data.splits import DEVELOPMENT_SPLITS, split
-from ascmamba_modules.evaluation.protocols import COLUMNS, ScoredClips
+from ascmamba_modules.evaluation.protocols import (
+    COLUMNS,
+    ScoredClips,
+    mean_score,
+)
 from ascmamba_modules.utils.files import replacing, write_csv
 
 RESULTS = "results.csv"
@@ -158,19 +162,10 @@ def score(folds, output, model):
                 "of them without training clips": ", ".join(new),
             }
         )
-    frame = pd.DataFrame(rows)
+    n, frame = sum(len(clips) for clips, _ in parts), pd.DataFrame(rows)
     for metric, values in frame.groupby("metric", sort=False)["value"]:
-        mean, spread = values.mean(), values.std(ddof=0)
-        rows.append(
-            {
-                "condition": "mean of the folds",
-                "metric": metric,
-                "value": mean,
-                "lower": mean - spread,
-                "upper": mean + spread,
-                "clips": sum(len(clips) for clips, _ in parts),
-            }
-        )
+        mean = mean_score(metric, values, n)
+        rows.append({"condition": "mean of the folds"} | mean)
     clips, posteriors = (pd.concat(part) for part in zip(*parts))
     together = ScoredClips(clips, classes)
     log_posteriors = _log(posteriors)
