@@ -41,22 +41,8 @@ PARTS = {
 
 
 def passes(name, batch, device, precision):
-    """Readies inference and training step.
-
-    Arguments
-    ---------
-    name : str
-        Key of PARTS.
-    batch : int
-        Clips.
-    device, precision : str
-        "cpu" or "cuda", "fp32" or "bf16".
-
-    Returns
-    -------
-    dict
-        Functions without arguments.
-    """
+    """Readies inference and training step of one of PARTS: functions without
+    arguments, by name."""
     model, *inputs = (x.to(device) for x in PARTS[name](batch))
     cast = torch.autocast(
         device, DTYPES[precision], enabled=precision != "fp32"
@@ -87,22 +73,7 @@ def one_pass(pass_name, *settings):
 
 
 def rows(names, batch, rounds, device, precision):
-    """Times and measures the models.
-
-    Arguments
-    ---------
-    names : list
-        Keys of PARTS.
-    batch, rounds : int
-        Clips; turns of each.
-    device, precision : str
-        As for :func:`passes`.
-
-    Returns
-    -------
-    list
-        One dict a row of the table.
-    """
+    """Times and measures models; a row each."""
     table = {name: {"model": name} for name in names}
     for pass_name in ("inference", "training step"):
         settings = {name: (name, batch, device, precision) for name in names}

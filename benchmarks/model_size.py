@@ -23,14 +23,9 @@ MODELS = {
 
 
 def rows():
-    """Counts the models on one clip of ten seconds.
-
-    Returns
-    -------
-    list
-        One dict a model: "model", and the counts "parameters",
-        "multiply_adds" and, contained in it, "scan_multiply_adds".
-    """
+    """Counts the models on one clip of ten seconds: a row each, with
+    "parameters", "multiply_adds" and, contained in it,
+    "scan_multiply_adds"."""
     table = []
     with torch.device("meta"):
         features = torch.empty(1, N_FRAMES, N_MELS)

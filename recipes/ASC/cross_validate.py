@@ -38,31 +38,12 @@ RESULTS = "results.csv"
 def make_folds(table, by, n_folds, seed):
     """Divides the labelled development clips into folds of whole groups.
 
-    Arguments
-    ---------
-    table : pandas.DataFrame
-        With the columns of :mod:`ascmamba_modules.data.manifest`; development
-        clips are those of split "train", "valid" or none, the others are
-        left out.
-    by : str
-        What a group is: one of ``LEVELS``.
-    n_folds : int
-        Number of folds; scikit-learn's ``StratifiedGroupKFold`` makes their
-        classes as alike as whole groups allow.
-    seed : int
-        Of the folds and of the validation clips.
-
-    Returns
-    -------
-    dict
-        For each fold, by the names of its groups, a manifest: its clips are
-        "test", of the others a fifth of the sessions "valid", the rest
-        "train".
-
-    Raises
-    ------
-    ValueError
-        If there are fewer groups than folds, or nothing to validate on.
+    Development clips are those of split "train", "valid" or none; the others
+    are left out.  A group is one of ``LEVELS``; scikit-learn's
+    ``StratifiedGroupKFold`` makes the folds' classes as alike as whole groups
+    allow.  Gives a manifest for each fold, by the names of its groups: its
+    clips are "test", of the others a fifth of the sessions "valid", the rest
+    "train".
     """
     table = table[table["split"].isin(DEVELOPMENT_SPLITS)]
     groups = find_groups(table)[by]
@@ -118,23 +99,10 @@ def list_trainings(hparams, paths, output, options):
 def score(folds, output, model):
     """Scores the folds, each and together.
 
-    Arguments
-    ---------
-    folds : dict
-        From :func:`make_folds`.
-    output : Path
-        The folder with the finished trainings.
-    model : str
-        What to call the model.
-
-    Returns
-    -------
-    results : pandas.DataFrame
-        See :mod:`ascmamba_modules.evaluation.protocols`.  Conditions: each
-        fold; their mean, with one standard deviation around it; all clips
-        together, each answered by the training that has not seen its group.
-    table : pandas.DataFrame
-        Texts: a row a fold.
+    The results (see :mod:`ascmamba_modules.evaluation.protocols`) have the
+    conditions: each fold; their mean, with one standard deviation around it;
+    all clips together, each answered by the training that has not seen its
+    group.  Beside them a table of texts, a row a fold.
     """
     rows, shown, parts = [], [], []
     for number, (names, fold) in enumerate(folds.items(), 1):
