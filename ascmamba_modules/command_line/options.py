@@ -12,11 +12,6 @@ SOME_FAILED = 1
 class CommandError(Exception):
     """Stops the command with exit code 2 and one message.
 
-    Arguments
-    ---------
-    message : str
-        What is wrong and the remedy; printed after "ascmamba: error: ".
-
     Example
     -------
     >>> raise CommandError("clip.wav: file not found")
@@ -27,25 +22,8 @@ class CommandError(Exception):
 
 
 def add_subparser(subparsers, name, summary, description, examples):
-    """Adds the parser of a subcommand.
-
-    Arguments
-    ---------
-    subparsers : object
-        What ``ArgumentParser.add_subparsers`` returned.
-    name : str
-        The subcommand.
-    summary : str
-        One line for ``ascmamba --help``.
-    description : str
-        What it does.
-    examples : str
-        Command lines for the end of its ``--help``.
-
-    Returns
-    -------
-    argparse.ArgumentParser
-    """
+    """Adds the parser of a subcommand; ``examples`` stand at the end of its
+    ``--help``."""
     return subparsers.add_parser(
         name,
         help=summary,
@@ -135,20 +113,8 @@ def positive(number):
 
 
 def check_output(path, suffixes):
-    """Finds out before the work that its result can be written.
-
-    Arguments
-    ---------
-    path : str or None
-        File to be; None for none.
-    suffixes : tuple
-        Suffixes that it may have.
-
-    Raises
-    ------
-    CommandError
-        If it cannot be written.
-    """
+    """Raises a CommandError, before the work, if a result cannot be written to
+    a path; None is no output."""
     if path is None:
         return
     if Path(path).suffix.lower() not in suffixes:
@@ -164,38 +130,17 @@ def check_output(path, suffixes):
 
 
 def process_share():
-    """Tells which of several processes under torchrun this is.
-
-    Returns
-    -------
-    rank : int
-        Its number.
-    world : int
-        How many there are; 1 without torchrun, whatever else may have left
-        in the environment.
-    """
+    """Tells which of several processes under torchrun this is, and how many
+    there are: 0 and 1 without torchrun, whatever else may have left in the
+    environment."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return 0, 1
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def load_classifier(arguments):
-    """Loads the model that the options name.
-
-    Arguments
-    ---------
-    arguments : argparse.Namespace
-        With the options of :func:`add_model_options`.
-
-    Returns
-    -------
-    ascmamba_modules.inference.SceneClassifier
-
-    Raises
-    ------
-    CommandError
-        If it cannot be loaded, with the reason.
-    """
+    """Loads the model that the options of :func:`add_model_options` name;
+    raises a CommandError with the reason if it cannot be loaded."""
     log_to_stderr()
     import torch
 
