@@ -14,8 +14,6 @@ from sklearn.metrics import balanced_accuracy_score
 from ascmamba_modules.data.metadata_baseline import classify_by_metadata
 from ascmamba_modules.data.sessions import (
     LEVELS,
-    PERIOD,
-    TOLERANCE,
     find_groups,
     find_places,
     find_sessions,
@@ -38,15 +36,13 @@ _WHOLES = {
 }
 
 
-def audit(table, period=PERIOD, tolerance=TOLERANCE):
+def audit(table):
     """Measures the share of a split's clips that training has in effect seen.
 
     Arguments
     ---------
     table : pandas.DataFrame
         With the columns of :mod:`ascmamba_modules.data.manifest`.
-    period, tolerance : float
-        Seconds, see :func:`ascmamba_modules.data.sessions.find_runs`.
 
     Returns
     -------
@@ -76,7 +72,7 @@ def audit(table, period=PERIOD, tolerance=TOLERANCE):
     >>> float(shares["session of a labelled training clip"])
     0.5
     """
-    groups = find_groups(table, period, tolerance)
+    groups = find_groups(table)
     labelled = table["scene_label"] != ""
     train = table["split"] == "train"
     if not (train & labelled).any():
@@ -193,15 +189,13 @@ def _names(names):
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def audit_text(table, period=PERIOD, tolerance=TOLERANCE):
+def audit_text(table):
     """Formats summary, audit and warnings as text.
 
     Arguments
     ---------
     table : pandas.DataFrame
         With the columns of :mod:`ascmamba_modules.data.manifest`.
-    period, tolerance : float
-        Seconds, see :func:`ascmamba_modules.data.sessions.find_runs`.
 
     Returns
     -------
@@ -213,7 +207,7 @@ def audit_text(table, period=PERIOD, tolerance=TOLERANCE):
     ValueError
         See :func:`audit`.
     """
-    counts = summarise(table, period, tolerance)
+    counts = summarise(table)
     width = counts.index.str.len().max()
     lines = ["Sessions and runs:"]
     for name, count in counts.items():
@@ -223,7 +217,7 @@ def audit_text(table, period=PERIOD, tolerance=TOLERANCE):
             text += f" of {whole:.0f} ({100 * count / whole:.1f} %)"
         lines.append(f"  {name:{width}}  {text}")
 
-    shares = audit(table, period, tolerance)
+    shares = audit(table)
     if shares.empty:
         lines += ["", "No split beside 'train' to audit."]
     else:
