@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import sys
 from pathlib import Path
 
 ERROR = 2
@@ -80,6 +81,15 @@ def add_metadata_options(parser):
     )
 
 
+def add_skip_errors(parser):
+    """Adds whether files that cannot be used are passed over."""
+    parser.add_argument(
+        "--skip-errors",
+        action="store_true",
+        help="report files that cannot be used and go on (exit code 1)",
+    )
+
+
 def add_window_options(parser, hop, hop_text):
     """Adds the windows of a long recording; ``hop`` is the default."""
     parser.add_argument(
@@ -127,6 +137,15 @@ def check_output(path, suffixes):
     os.makedirs(folder, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise CommandError(f"{folder}: no permission to write there")
+
+
+def report_failed(failed, total):
+    """Says how many files could not be used; gives the exit code."""
+    if not failed:
+        return 0
+    text = f"ascmamba: {failed} of {total} files could not be used"
+    print(text, file=sys.stderr)
+    return SOME_FAILED
 
 
 def process_share():

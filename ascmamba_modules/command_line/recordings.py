@@ -139,6 +139,12 @@ def list_left_out(left_out, start=""):
     return f"{start}left out: {', '.join(parts)}" if parts else ""
 
 
+def print_left_out(left_out):
+    """Says on the terminal what was left out of folders, if anything was."""
+    if left_out:
+        print(list_left_out(left_out, "ascmamba: "), file=sys.stderr)
+
+
 def add_group_option(parser):
     """Adds what tells the cuts of a recording, for :func:`class_folders`."""
     parser.add_argument(
@@ -169,8 +175,7 @@ def class_folders(folder, group=None):
             row["ID"] = str(path.relative_to(folder))
             row["dataset"] = Path(folder).resolve().name
             rows.append(row)
-    if left_out:
-        print(list_left_out(left_out, "ascmamba: "), file=sys.stderr)
+    print_left_out(left_out)
     if not rows:
         raise CommandError(
             f"{folder}: no recordings in the folders in it; each is a class"

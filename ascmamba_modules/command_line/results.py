@@ -234,11 +234,15 @@ def row_writer(file, delimiter=","):
     return write
 
 
-def _write_csv(rows, path):
-    # File names that are no UTF-8 keep their bytes.
-    with open(
+def open_table(path):
+    """Opens a table to write; file names that are no UTF-8 keep their bytes."""
+    return open(
         path, "w", encoding="utf-8", errors="surrogateescape", newline=""
-    ) as file:
+    )
+
+
+def _write_csv(rows, path):
+    with open_table(path) as file:
         write_rows(rows, file)
 
 

@@ -12,7 +12,7 @@ from ascmamba_modules.command_line.options import (
 )
 from ascmamba_modules.command_line.recordings import (
     find_recordings,
-    list_left_out,
+    print_left_out,
 )
 
 _DESCRIPTION = """\
@@ -72,8 +72,7 @@ def run(arguments):
     check_output(arguments.output, (".html",))
     left_out = {}
     recordings = find_recordings(arguments.inputs, left_out=left_out)
-    if left_out:
-        print(list_left_out(left_out, "ascmamba: "), file=sys.stderr)
+    print_left_out(left_out)
     classes = None
     if arguments.classes is not None:
         classes = [name.strip() for name in arguments.classes.split(",")]
