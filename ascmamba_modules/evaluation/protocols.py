@@ -153,9 +153,9 @@ def mean_score(metric, values, clips):
     return _score(metric, mean, clips, (mean - spread, mean + spread))
 
 
-def _rows(rows, model, protocol, condition, seed=None):
+def _rows(rows, model, protocol, condition):
     head = {"model": model, "protocol": protocol, "condition": condition}
-    return [{**head, "seed": seed, **row} for row in rows]
+    return [{**head, "seed": None, **row} for row in rows]
 
 
 def _frame(rows):
