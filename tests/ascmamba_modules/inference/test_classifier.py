@@ -9,62 +9,30 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from safetensors.torch import load_file, save_file
+from small_models import write_folder
 
 from ascmamba_modules.data.audio_files import load_audio
 from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.model_folder.folder import write_model_folder
 
 RATE = 44100
-STAGE = """
-scene_labels: [Bus, Bar, Park]
-audio_normalizer: !new:speechbrain.dataio.preprocess.AudioNormalizer
-    sample_rate: 44100
-features: !new:ascmamba_modules.features.LogMel
-normalize: !new:speechbrain.processing.features.InputNormalization
-tokenizer: !new:ascmamba_modules.context.ContextTokenizer
-context_encoder: !new:ascmamba_modules.context.ContextEncoder
-    context_size: 4
-model: !new:ascmamba_modules.ascmamba.ASCMamba
-    n_classes: !apply:len [!ref <scene_labels>]
-    channels: 4
-    n_blocks: 1
-    context_size: 4
-    d_state: 2
-modules:
-    features: !ref <features>
-    normalize: !ref <normalize>
-    context_encoder: !ref <context_encoder>
-    model: !ref <model>
-label_encoder: !new:speechbrain.dataio.encoder.CategoricalEncoder
-"""
 
 
 @pytest.fixture(scope="module")
-def stage():
-    """A stage with random weights everywhere, in evaluation mode."""
+def written(tmp_path_factory):
+    """A model folder, and the stage with random weights that it is of."""
     torch.manual_seed(0)
-    hparams = load_hyperpyyaml(STAGE)
-    hparams["label_encoder"].update_from_iterable(hparams["scene_labels"])
-    hparams["label_encoder"].ignore_len()
-    hparams["tokenizer"].train(["Xi'an"])
-    hparams["normalize"](torch.randn(4, 50, 64) * 20 - 40)
-    for name in ("model", "context_encoder"):
-        for parameter in hparams[name].parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
-    for module in hparams["modules"].values():
-        module.eval()
-    return hparams
+    return write_folder(tmp_path_factory.mktemp("stage"))
 
 
 @pytest.fixture(scope="module")
-def source(stage, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stage")
-    yaml = folder / "hyperparams.yaml"
-    yaml.write_text(STAGE.replace("!ref <scene_labels>", "[1, 2, 3]"))
-    write_model_folder(stage, yaml, folder / "model")
-    return folder / "model"
+def stage(written):
+    return written[1]
+
+
+@pytest.fixture(scope="module")
+def source(written):
+    return written[0]
 
 
 @pytest.fixture(scope="module")
