@@ -1,5 +1,5 @@
-"""What every model and encoder keeps to, called as ``run(features, *others,
-lengths=lengths)``."""
+"""What models and encoders keep to; most are called as ``run(features,
+*others, lengths=lengths)``."""
 
 import pytest
 import torch
@@ -70,3 +70,28 @@ def check_shapes_refused(run, n_mels=9):
     for shape in ((2, 20, n_mels - 1), (20, n_mels), (2, 1, 20, n_mels)):
         with pytest.raises(ValueError, match=f"batch, time, {n_mels}"):
             run(torch.randn(shape))
+
+
+def check_gradients(module, *outputs, silent=(), least=0.0):
+    """Every parameter gets one, but for those whose names end in ``silent``."""
+    sum((torch.randn_like(x) * x).sum() for x in outputs).backward()
+    for name, parameter in module.named_parameters():
+        gradient = parameter.grad
+        assert gradient is not None and gradient.isfinite().all(), name
+        assert name.endswith(silent) or gradient.abs().max() > least, name
+
+
+def check_classifier(model):
+    """A model of 9 mel bands and contexts of 3: no context is the zero vector,
+    log-posteriors are normalised logits, dropout acts in training alone."""
+    features = torch.randn(2, 20, 9)
+    logits = model(features)
+    assert torch.equal(logits, model(features))
+    torch.testing.assert_close(logits, model(features, torch.zeros(2, 3)))
+    assert not torch.allclose(logits, model(features, torch.ones(2, 3)))
+    posteriors = model.log_posteriors(logits).exp()
+    torch.testing.assert_close(
+        posteriors, logits.exp() / logits.exp().sum(1, keepdim=True)
+    )
+    model.train()
+    assert not torch.equal(model(features), model(features))

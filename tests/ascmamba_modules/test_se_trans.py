@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from model_checks import (
     check_bfloat16,
+    check_gradients,
     check_padding,
     check_padding_of_waveforms,
     check_shapes_refused,
@@ -186,11 +187,7 @@ def test_superset_of_another_model_does_not_come_with_the_weights():
 
 def test_every_parameter_gets_a_gradient():
     model = small()
-    fine, coarse = model(torch.randn(3, 40, 9))
-    loss = (torch.randn(3, 4) * fine).sum() + (torch.randn(3, 2) * coarse).sum()
-    loss.backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.any(), name
+    check_gradients(model, *model(torch.randn(3, 40, 9)))
 
 
 def test_context_is_not_used(model):

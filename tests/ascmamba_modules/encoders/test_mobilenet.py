@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from model_checks import check_padding, check_shapes_refused
+from model_checks import check_gradients, check_padding, check_shapes_refused
 
 from ascmamba_modules.encoders import mobilenet
 from ascmamba_modules.encoders.mobilenet import (
@@ -95,10 +95,8 @@ def test_frozen_encoder_stays_as_it_is():
 def test_every_parameter_gets_a_gradient():
     encoder = small(n_tags=5).eval()
     lengths = torch.tensor([1, 1, 0.5])
-    tags = encoder.tag(encoder(torch.randn(3, 64, 32), lengths))
-    (torch.randn(3, 5) * tags).sum().backward()
-    for name, parameter in encoder.named_parameters():
-        assert parameter.grad.abs().max() > 0, name
+    embedding = encoder(torch.randn(3, 64, 32), lengths)
+    check_gradients(encoder, encoder.tag(embedding))
 
 
 def other_width(path):
