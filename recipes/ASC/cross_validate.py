@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
-from stages import RECIPE, SUMMARY, Stage, one_line_at_the_end, run_stages
+from stages import RECIPE, one_line_at_the_end, run_stages, training
 
 from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.data.sessions import LEVELS, find_groups
@@ -89,10 +89,8 @@ def list_trainings(hparams, paths, output, options):
     trainings = []
     for number, path in enumerate(paths, 1):
         name, title = f"fold_{number}", f"train without fold {number}"
-        files = ["--manifest", str(path), "--output_folder", str(output / name)]
-        arguments = (hparams, *files, *options)
-        result = output / name / SUMMARY
-        trainings.append(Stage(name, title, "train.py", arguments, result))
+        files = {"manifest": path, "output_folder": output / name}
+        trainings.append(training(name, title, hparams, files, options))
     return trainings
 
 

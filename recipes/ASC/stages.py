@@ -90,6 +90,13 @@ def options(settings):
     return tuple(w for k, v in settings.items() for w in (f"--{k}", str(v)))
 
 
+def training(name, title, hparams, settings, more=()):
+    """The stage of a training, with its settings and more words."""
+    words = (hparams, *options(settings), *more)
+    result = Path(settings["output_folder"], SUMMARY)
+    return Stage(name, title, "train.py", words, result)
+
+
 def run_stages(stages, output, launcher=(), first=None, last=None):
     """Runs the stages that are not finished, from ``first`` to ``last``.
 
