@@ -260,14 +260,6 @@ def spoil_weights(folder):
     (folder / "model.safetensors").write_bytes(b"no weights")
 
 
-def drop_weights(folder):
-    (folder / "model.safetensors").unlink()
-
-
-def drop_classes(folder):
-    (folder / "label_encoder.txt").unlink()
-
-
 def name_unknown_class(folder):
     replace(folder / "hyperparams.yaml", "ascmamba.ASCMamba", "ascmamba.New")
 
@@ -287,8 +279,6 @@ def replace(path, old, new):
     [
         shutil.rmtree,
         spoil_weights,
-        drop_weights,
-        drop_classes,
         name_unknown_class,
         name_unknown_setting,
     ],
