@@ -162,7 +162,7 @@ def _frame(rows):
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def score_all(models, clips, protocol="all clips"):
+def score_all(models, clips):
     """Scores and recalls of all clips as they are.
 
     Arguments
@@ -172,16 +172,15 @@ def score_all(models, clips, protocol="all clips"):
         for each model, by name.
     clips : ScoredClips
         The clips.
-    protocol : str
-        Its name in the table.
 
     Returns
     -------
     pandas.DataFrame
         See the top of this file.
     """
-    parts = np.full(len(clips.table), protocol)
-    return score_parts(models, clips, protocol, parts, [protocol])
+    name = "all clips"
+    parts = np.full(len(clips.table), name)
+    return score_parts(models, clips, name, parts, [name])
 
 
 def score_parts(models, clips, protocol, parts, conditions):
@@ -189,8 +188,10 @@ def score_parts(models, clips, protocol, parts, conditions):
 
     Arguments
     ---------
-    models, clips, protocol
+    models, clips
         As for :func:`score_all`.
+    protocol : str
+        Its name in the table.
     parts : array-like
         Name of the part of each clip.
     conditions : iterable
@@ -244,12 +245,12 @@ def score_metadata_baseline(training, clips, protocol, parts, conditions):
     return _frame(rows)
 
 
-def score_context(models, clips, protocol="audio and metadata"):
+def score_context(models, clips):
     """Scores with audio and metadata, and with either alone.
 
     Arguments
     ---------
-    models, clips, protocol
+    models, clips
         As for :func:`score_all`.
 
     Returns
@@ -275,7 +276,7 @@ def score_context(models, clips, protocol="audio and metadata"):
             }
         for condition, log_posteriors in conditions.items():
             scores = clips.scores(log_posteriors)
-            rows += _rows(scores, name, protocol, condition)
+            rows += _rows(scores, name, "audio and metadata", condition)
     return _frame(rows)
 
 
@@ -285,7 +286,7 @@ def score_changed(models, clips, protocol, shares, seeds, change):
     Arguments
     ---------
     models, clips, protocol
-        As for :func:`score_all`.
+        As for :func:`score_parts`.
     shares : list
         Shares of the clips, 0 to 1; share 0, the unchanged clips, is added.
     seeds : list
@@ -333,7 +334,7 @@ def score_audio(models, clips, protocol, changes):
     Arguments
     ---------
     models, clips, protocol
-        As for :func:`score_all`.
+        As for :func:`score_parts`.
     changes : dict
         ``change(samples, rate, number)`` by condition, see
         :meth:`~ascmamba_modules.evaluation.posterior_cache.PosteriorCache
@@ -362,7 +363,7 @@ def score_pooled(models, clips, sizes, seeds, protocol="pooled by session"):
     Arguments
     ---------
     models, clips, protocol
-        As for :func:`score_all`.
+        As for :func:`score_parts`.
     sizes : list
         Clips of a session that are put together, at most; 1 is none.
     seeds : list
@@ -388,12 +389,12 @@ def score_pooled(models, clips, sizes, seeds, protocol="pooled by session"):
     return _frame(rows)
 
 
-def score_unknown(models, clips, unknown, protocol="unknown"):
+def score_unknown(models, clips, unknown):
     """How well models tell clips of classes that they do not have.
 
     Arguments
     ---------
-    models, clips, protocol
+    models, clips
         As for :func:`score_all`; the classifiers must have a ``reliance``.
     unknown : pandas.DataFrame
         Clips of other classes.
@@ -420,16 +421,16 @@ def score_unknown(models, clips, unknown, protocol="unknown"):
             _score("unknown found", right.mean(), len(right)),
             _score("known taken for unknown", wrong.mean(), len(wrong)),
         ]
-        rows += _rows(scores, name, protocol, protocol)
+        rows += _rows(scores, name, "unknown", "unknown")
     return _frame(rows)
 
 
-def score_calibration(models, clips, protocol="calibration"):
+def score_calibration(models, clips):
     """Log-loss and calibration error before and after temperature scaling.
 
     Arguments
     ---------
-    models, clips, protocol
+    models, clips
         As for :func:`score_all`.
 
     Returns
@@ -459,7 +460,7 @@ def score_calibration(models, clips, protocol="calibration"):
                 for score in clips.scores(values)
                 if score["metric"] in ("log_loss", "expected_calibration_error")
             ]
-            rows += _rows(scores, name, protocol, condition)
+            rows += _rows(scores, name, "calibration", condition)
         n, ends = len(clips.table), (temperatures.min(), temperatures.max())
         found = [_score("temperature", temperatures.mean(), n, ends)]
         try:
@@ -472,16 +473,16 @@ def score_calibration(models, clips, protocol="calibration"):
             ]
         except ValueError:
             pass  # too few clips to tell
-        rows += _rows(found, name, protocol, "temperature scaled")
+        rows += _rows(found, name, "calibration", "temperature scaled")
     return _frame(rows), scaled
 
 
-def compare_pairs(models, clips, protocol="paired test"):
+def compare_pairs(models, clips):
     """Differences in macro accuracy of all pairs of models, and their tests.
 
     Arguments
     ---------
-    models, clips, protocol
+    models, clips
         As for :func:`score_all`.
 
     Returns
@@ -504,5 +505,5 @@ def compare_pairs(models, clips, protocol="paired test"):
             _score("macro_accuracy difference", difference, n, ends),
             _score("p_value", p_value, n),
         ]
-        rows += _rows(scores, first, protocol, f"against {second}")
+        rows += _rows(scores, first, "paired test", f"against {second}")
     return _frame(rows)
