@@ -39,7 +39,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.dataio.preprocess import AudioNormalizer
-from stages import RECIPE, Stage, one_line_at_the_end, run_stages, training
+from stages import (
+    RECIPE,
+    Stage,
+    one_line_at_the_end,
+    run_stages,
+    training_stage,
+)
 
 from ascmamba_modules.data.audio_files import load_audio
 from ascmamba_modules.data.manifest import read_manifest, write_manifest
@@ -253,7 +259,7 @@ def list_runs(name, system, args, tables, output):
             own["feature_cache"] = output / "features"
         stage = None
         if is_trained:
-            stage = training(
+            stage = training_stage(
                 *(folder.name, title, system["hparams"], own | settings),
                 more=("--noprogressbar",),
             )

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
-from stages import RECIPE, one_line_at_the_end, run_stages, training
+from stages import RECIPE, one_line_at_the_end, run_stages, training_stage
 
 from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.data.sessions import LEVELS, find_groups
@@ -90,7 +90,7 @@ def list_trainings(hparams, paths, output, options):
     for number, path in enumerate(paths, 1):
         name, title = f"fold_{number}", f"train without fold {number}"
         files = {"manifest": path, "output_folder": output / name}
-        trainings.append(training(name, title, hparams, files, options))
+        trainings.append(training_stage(name, title, hparams, files, options))
     return trainings
 
 

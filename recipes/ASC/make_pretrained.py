@@ -27,7 +27,7 @@ from pathlib import Path
 import pandas as pd
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GroupKFold
-from stages import one_line_at_the_end, run_stages, training
+from stages import one_line_at_the_end, run_stages, training_stage
 
 from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.inference import SceneClassifier
@@ -89,7 +89,7 @@ def list_stages(table, groups, output, teacher, more):
         files = {"manifest": manifest, "teacher": teacher}
         files["output_folder"] = output / name
         stages.append(
-            training(
+            training_stage(
                 *(name, f"distil {title}", "hparams/distill.yaml", files),
                 more=("--noprogressbar", *more),
             )

@@ -90,7 +90,7 @@ def options(settings):
     return tuple(w for k, v in settings.items() for w in (f"--{k}", str(v)))
 
 
-def training(name, title, hparams, settings, more=()):
+def training_stage(name, title, hparams, settings, more=()):
     """The stage of a training, with its settings and more words."""
     words = (hparams, *options(settings), *more)
     result = Path(settings["output_folder"], SUMMARY)
