@@ -64,7 +64,8 @@ class SceneBrain(Brain):
 
     def compute_forward(self, batch, stage):
         """Runs from waveforms to the model's output."""
-        padded = self._is_padded(batch)
+        inputs = batch.feats if hasattr(batch, "feats") else batch.sig
+        padded = bool((inputs.lengths < 1).any())
         # Asynchronous copies, if the loader has pinned the memory.
         batch = batch.to(self.device, non_blocking=True)
         tokens = None
@@ -86,11 +87,6 @@ class SceneBrain(Brain):
         # Without lengths no module has to wait for the device to tell padding.
         lengths = lengths if padded else None
         return self.modules.model(features, context, lengths)
-
-    def _is_padded(self, batch):
-        """Whether any clip of the batch is shorter than the longest."""
-        inputs = batch.feats if hasattr(batch, "feats") else batch.sig
-        return bool((inputs.lengths < 1).any())
 
     def compute_features(self, batch):
         """Features and relative lengths, from the cache or the waveforms."""

@@ -142,7 +142,7 @@ def _check_clips(table, classes, sessions):
         )
 
 
-def embed_files(classifier, paths):
+def embed_files(classifier, paths, classify=False):
     """Embeds audio files, each as a whole and on its own.
 
     Arguments
@@ -151,11 +151,14 @@ def embed_files(classifier, paths):
         The model.
     paths : iterable
         Audio files.
+    classify : bool
+        Whether to classify them, too.
 
     Returns
     -------
     numpy.ndarray
-        (files, embedding_size).
+        (files, embedding_size); with ``classify`` a tuple of it and the
+        log-posteriors (files, classes).
 
     Raises
     ------
@@ -164,17 +167,23 @@ def embed_files(classifier, paths):
     """
     files = ((str(path), None, None) for path in paths)
     normalizer = classifier.audio_normalizer
-    embeddings, problems, names = [], [], []
+    embeddings, log_posteriors, problems, names = [], [], [], []
     for batch in batches_of_files(files, normalizer, _BATCH):
         for clip in batch:
             names.append(clip.path)
             problems.append(clip.problem)
-            if not clip.problem:
-                embedding = classifier.embed_batch(clip.waveform)
-                embeddings.append(embedding[0].cpu().numpy())
-                if not np.isfinite(embeddings[-1]).all():
-                    problems[-1] = "its embedding is not finite"
+            if clip.problem:
+                continue
+            embedding = classifier.embed_batch(clip.waveform)
+            embeddings.append(embedding[0].cpu().numpy())
+            if not np.isfinite(embeddings[-1]).all():
+                problems[-1] = "its embedding is not finite"
+            elif classify:
+                out_prob, *_ = classifier.classify_batch(clip.waveform)
+                log_posteriors.append(out_prob[0].cpu().numpy())
     raise_problems(names, problems)
+    if classify:
+        return np.stack(embeddings), np.stack(log_posteriors)
     return np.stack(embeddings)
 
 

@@ -60,15 +60,7 @@ label_encoder: !new:speechbrain.dataio.encoder.CategoricalEncoder
 
 
 def write_model(folder, settings):
-    """Writes a model folder with random weights.
-
-    Arguments
-    ---------
-    folder : Path
-        The folder.
-    settings : dict
-        channels, n_blocks and d_state of the model.
-    """
+    """Writes a model folder with random weights."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     yaml = folder.with_suffix(".yaml")
     yaml.write_text(_SETTINGS.format(**settings))
@@ -80,19 +72,7 @@ def write_model(folder, settings):
 
 
 def write_noise(path, seconds, subtype="PCM_24", rate=RATE):
-    """Writes noise, minute by minute.
-
-    Arguments
-    ---------
-    path : Path
-        Audio file.
-    seconds : int
-        Its length.
-    subtype : str
-        Encoding of the samples.
-    rate : int
-        Rate in Hz.
-    """
+    """Writes noise, minute by minute."""
     rng = np.random.default_rng(0)
     with soundfile.SoundFile(path, "w", rate, 1, subtype) as file:
         for start in range(0, seconds, 60):
@@ -117,20 +97,7 @@ def librosa_features(wav):
 
 @torch.no_grad()
 def feature_rows(device, rounds):
-    """Times librosa and LogMel.
-
-    Arguments
-    ---------
-    device : str
-        Where LogMel runs; its waveforms are there.
-    rounds : int
-        How often each is called.
-
-    Returns
-    -------
-    list
-        One dict a row of the table.
-    """
+    """Times librosa and LogMel, ``rounds`` calls of each; rows of the table."""
     wavs = torch.randn(16, CLIP_SECONDS * 44100)
     features = LogMel().to(device)
     clip = wavs[0].numpy()
@@ -154,22 +121,8 @@ def feature_rows(device, rounds):
 
 
 def classifying_rows(folder, device, rounds):
-    """Times what a clip goes through, and all of it together.
-
-    Arguments
-    ---------
-    folder : Path
-        For clips and models.
-    device : str
-        Where the models run.
-    rounds : int
-        How often each is called.
-
-    Returns
-    -------
-    list
-        One dict a row of the table.
-    """
+    """Times what a clip goes through, and all of it together; rows of the
+    table."""
     clip = folder / "clip.wav"
     write_noise(clip, CLIP_SECONDS)
     rows = []
@@ -236,20 +189,8 @@ def _classify_long(model, path, device):
 
 
 def streaming_rows(folder, device):
-    """Measures the memory of ``classify_long`` against length.
-
-    Arguments
-    ---------
-    folder : Path
-        For recordings and model.
-    device : str
-        Where the model runs.
-
-    Returns
-    -------
-    list
-        One dict a row of the table.
-    """
+    """Measures the memory of ``classify_long`` against length; rows of the
+    table."""
     model = folder / "streaming"
     write_model(model, next(iter(MODELS.values()))[0])
     # Else glibc keeps what is freed, more or less of it by chance.
@@ -271,21 +212,7 @@ def streaming_rows(folder, device):
 
 
 def start_rows(folder, rounds):
-    """Times starting ``ascmamba``.
-
-    Arguments
-    ---------
-    folder : Path
-        For clip and model.
-    rounds : int
-        How often each command is started.
-
-    Returns
-    -------
-    list
-        One dict a row of the table.
-
-    """
+    """Times starting ``ascmamba``; rows of the table."""
     clip, model = folder / "short.wav", folder / "start"
     write_noise(clip, 1)
     write_model(model, next(iter(MODELS.values()))[0])

@@ -24,17 +24,7 @@ _GPU_FILLS = 16  # about 1 ms
 
 
 def make_parser(description):
-    """A parser with the options that all benchmarks have.
-
-    Arguments
-    ---------
-    description : str
-        What the benchmark prints.
-
-    Returns
-    -------
-    argparse.ArgumentParser
-    """
+    """Makes a parser with the options that all benchmarks have."""
     parser = argparse.ArgumentParser(description=description, epilog=BUSY_HINT)
     parser.add_argument(
         "--device", default="cpu", choices=["cpu", "cuda"], help="default: cpu"
@@ -54,19 +44,9 @@ def parse_arguments(parser, arguments=None):
 
 
 def machine(device="cpu"):
-    """Describes the machine in one line.
-
-    Arguments
-    ---------
-    device : str
-        "cpu" or "cuda".
-
-    Returns
-    -------
-    str
-        CPU model, cores, load before the benchmark (processes that want to
-        run), threads and version of PyTorch, and the GPU if it is used.
-    """
+    """Describes the machine in one line: CPU model, cores, load before the
+    benchmark (processes that want to run), threads and version of PyTorch, and
+    the GPU if it is used."""
     parts = [
         _cpu_model(),
         f"{len(os.sched_getaffinity(0))} cores",
@@ -89,22 +69,12 @@ def _cpu_model():
 def median_times(functions, rounds, device="cpu"):
     """Times functions in turn, so that other load hits all of them alike.
 
-    Arguments
-    ---------
-    functions : dict
-        Functions without arguments, by name.
-    rounds : int
-        Each function has this many turns, after calls to warm up.  In a turn
-        it is called once, or as often as fits into _TURN seconds.
-    device : str
-        "cpu" is the clock of the host; "cuda" that of the GPU, for functions
-        that leave it work: it is kept busy until the work is queued, so that
-        queueing does not count, and its cache is emptied.
-
-    Returns
-    -------
-    dict
-        Median seconds of a call, by name.
+    Each function of the dictionary has ``rounds`` turns, after calls to warm
+    up; in a turn it is called once, or as often as fits into _TURN seconds.  On
+    "cpu" the clock is that of the host; on "cuda" that of the GPU, for
+    functions that leave it work: it is kept busy until the work is queued, so
+    that queueing does not count, and its cache is emptied.  Gives the median
+    seconds of a call, by name.
     """
     for function in functions.values():
         for _ in range(_GPU_WARM_UP if device == "cuda" else 1):
@@ -135,25 +105,12 @@ def _seconds(function, device):
 
 
 def peak_memory(prepare, *args, device="cpu"):
-    """Measures the memory that a call adds.
+    """Measures the bytes that a call adds.
 
-    On a CPU it is the resident memory of a process of its own (Linux only,
-    where ``ru_maxrss`` is in KiB), on a GPU what PyTorch allocates.
-
-    Arguments
-    ---------
-    prepare : function
-        Function of a module, called with ``args``.  What it returns is then
-        called and measured; what it allocates itself does not count.
-    *args
-        Arguments of ``prepare``.
-    device : str
-        "cpu" or "cuda".
-
-    Returns
-    -------
-    int
-        Bytes.
+    ``prepare`` is a function of a module, called with ``args``.  What it
+    returns is then called and measured; what it allocates itself does not
+    count.  On a CPU it is the resident memory of a process of its own (Linux
+    only, where ``ru_maxrss`` is in KiB), on a GPU what PyTorch allocates.
     """
     if device == "cuda":
         function = prepare(*args)
@@ -177,17 +134,8 @@ def _added_memory(prepare, args):
 
 
 def markdown_table(rows):
-    """Formats a table in Markdown, numbers to three digits.
-
-    Arguments
-    ---------
-    rows : list
-        One dict a row, all with the same keys, which head the columns.
-
-    Returns
-    -------
-    str
-        The table in Markdown.
+    """Formats rows, dicts with the same keys, as a table in Markdown, numbers
+    to three digits.
 
     Example
     -------

@@ -10,12 +10,12 @@ from measure import (
     parse_arguments,
     peak_memory,
 )
-from model_size import rows as size_rows
 
 from ascmamba_modules.ascmamba import ASCMamba
 from ascmamba_modules.dual_path import DualPathMambaBlock
 from ascmamba_modules.mamba import Mamba
 from ascmamba_modules.se_trans import SETrans
+from ascmamba_modules.utils.model_size import multiply_adds
 
 FRAMES, MELS, BINS, CHANNELS = 500, 64, 32, 64
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -38,25 +38,18 @@ PARTS = {
     "ASCMamba": lambda batch: (ASCMamba(), torch.randn(batch, FRAMES, MELS)),
     "SETrans": lambda batch: (SETrans(), torch.randn(batch, FRAMES, MELS)),
 }
+COUNTED = {
+    "ASCMamba": ASCMamba,
+    "ASCMamba, 16 channels, 1 block, 8 states": lambda: ASCMamba(
+        channels=16, n_blocks=1, d_state=8
+    ),
+    "SETrans": SETrans,
+}
 
 
 def passes(name, batch, device, precision):
-    """Readies inference and training step.
-
-    Arguments
-    ---------
-    name : str
-        Key of PARTS.
-    batch : int
-        Clips.
-    device, precision : str
-        "cpu" or "cuda", "fp32" or "bf16".
-
-    Returns
-    -------
-    dict
-        Functions without arguments.
-    """
+    """Readies inference and training step of one of PARTS: functions without
+    arguments, by name."""
     model, *inputs = (x.to(device) for x in PARTS[name](batch))
     cast = torch.autocast(
         device, DTYPES[precision], enabled=precision != "fp32"
@@ -87,22 +80,7 @@ def one_pass(pass_name, *settings):
 
 
 def rows(names, batch, rounds, device, precision):
-    """Times and measures the models.
-
-    Arguments
-    ---------
-    names : list
-        Keys of PARTS.
-    batch, rounds : int
-        Clips; turns of each.
-    device, precision : str
-        As for :func:`passes`.
-
-    Returns
-    -------
-    list
-        One dict a row of the table.
-    """
+    """Times and measures models; a row each."""
     table = {name: {"model": name} for name in names}
     for pass_name in ("inference", "training step"):
         settings = {name: (name, batch, device, precision) for name in names}
@@ -115,6 +93,26 @@ def rows(names, batch, rounds, device, precision):
             table[name][f"{pass_name}, ms a clip"] = 1e3 * seconds[name] / batch
             table[name][f"{pass_name}, GB"] = memory / 1e9
     return list(table.values())
+
+
+def size_rows():
+    """Counts the models on one clip of ten seconds, see ``utils/model_size.py``
+    for what counts: a row each, "scan_multiply_adds" part of the total."""
+    table = []
+    with torch.device("meta"):
+        features = torch.empty(1, FRAMES, MELS)
+        for name, make_model in COUNTED.items():
+            model = make_model().eval()
+            total, scan = multiply_adds(model, features)
+            table.append(
+                {
+                    "model": name,
+                    "parameters": sum(p.numel() for p in model.parameters()),
+                    "multiply_adds": total,
+                    "scan_multiply_adds": scan,
+                }
+            )
+    return table
 
 
 def main(arguments=None):

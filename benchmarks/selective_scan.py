@@ -46,21 +46,10 @@ PASSES = ("forward", "forward + backward")
 def scan_mambapy(u, delta, A, B, C):
     """The scan as mambapy's ``MambaBlock.selective_scan`` does it.
 
+    Tensors are (batch, length, channels), A is (channels, state), B and C are
+    (batch, length, state).
+
     Source: https://github.com/alxndrTL/mamba.py (MIT).
-
-    Arguments
-    ---------
-    u, delta : torch.Tensor
-        Input and step sizes (batch, length, channels).
-    A : torch.Tensor
-        Decay rates (channels, state).
-    B, C : torch.Tensor
-        Projections (batch, length, state).
-
-    Returns
-    -------
-    torch.Tensor
-        Output (batch, length, channels).
     """
     decay = torch.exp(delta.unsqueeze(-1) * A)  # (B, L, D, N)
     drive = delta.unsqueeze(-1) * B.unsqueeze(2) * u.unsqueeze(-1)
@@ -70,13 +59,8 @@ def scan_mambapy(u, delta, A, B, C):
 
 @functools.cache
 def selective_scan_ref():
-    """The reference of mamba-ssm, without what its package asks for.
-
-    Returns
-    -------
-    function
-        ``mamba_ssm.ops.selective_scan_interface.selective_scan_ref``.
-    """
+    """The reference of mamba-ssm, ``mamba_ssm.ops.selective_scan_interface
+    .selective_scan_ref``, without what its package asks for."""
     spec = importlib.util.find_spec("mamba_ssm")
     if spec is None:
         raise ModuleNotFoundError("mamba-ssm is not installed; use make bench.")
@@ -91,13 +75,8 @@ def selective_scan_ref():
 
 @functools.cache
 def scan_of_hugging_face():
-    """What transformers runs where it finds no kernel, its slow path.
-
-    Returns
-    -------
-    function
-        ``transformers.models.mamba.modeling_mamba.mamba_selective_scan``.
-    """
+    """What transformers runs where it finds no kernel, its slow path,
+    ``transformers.models.mamba.modeling_mamba.mamba_selective_scan``."""
     from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
     # Without what looks for a kernel, and would take mamba-ssm's.
@@ -141,24 +120,8 @@ def make_inputs(shape, device="cpu"):
 
 
 def prepare(name, pass_name, shape, device="cpu"):
-    """Readies one pass of one implementation.
-
-    Arguments
-    ---------
-    name : str
-        "mambapy", an engine, or one of LOOPS.
-    pass_name : str
-        One of PASSES.
-    shape : tuple
-        (sequences, channels, steps).
-    device : str
-        "cpu" or "cuda".
-
-    Returns
-    -------
-    function
-        Runs the pass, without arguments.
-    """
+    """Readies one pass, one of PASSES, of one implementation: "mambapy", an
+    engine, or one of LOOPS.  The shape is (sequences, channels, steps)."""
     inputs = make_inputs(shape, device)
     grad_output = torch.randn_like(inputs[0])
 
@@ -177,22 +140,8 @@ def prepare(name, pass_name, shape, device="cpu"):
 
 
 def rows(shape, rounds, device="cpu"):
-    """Times and measures all implementations at one shape.
-
-    Arguments
-    ---------
-    shape : tuple
-        (sequences, channels, steps).
-    rounds : int
-        How often each pass is called.
-    device : str
-        "cpu" or "cuda".
-
-    Returns
-    -------
-    list
-        One dict a row of the table.
-    """
+    """Times and measures all implementations at one shape (sequences,
+    channels, steps); a row each."""
     names = [PEER, *_engines(device)]
     if shape == SHAPES["reference"]:
         names += LOOPS
@@ -220,18 +169,8 @@ def rows(shape, rounds, device="cpu"):
 
 
 def error_rows(device="cpu"):
-    """Largest error of each implementation against a float64 loop.
-
-    Arguments
-    ---------
-    device : str
-        "cpu" or "cuda".
-
-    Returns
-    -------
-    list
-        One dict a row; errors are relative to the largest output.
-    """
+    """Largest error of each implementation against a float64 loop, relative to
+    the largest output."""
     inputs = make_inputs(SHAPES["small"], device)
     expected = scan_loop(*(x.double() for x in inputs))
     table = []

@@ -5,8 +5,10 @@ import io
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -71,6 +73,24 @@ def run(arguments, launcher=(sys.executable,), expect=0, folder=RECIPE):
     output = result.stdout + result.stderr
     assert result.returncode == expect, output[-3000:]
     return output
+
+
+def run_killed(arguments, is_due, folder=RECIPE):
+    """Runs a command until ``is_due()``; then kills it, and what it started."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.time() + 240
+    while not is_due():
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def run_here(arguments, expect=0, folder=RECIPE):

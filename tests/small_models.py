@@ -27,7 +27,7 @@ label_encoder: !new:speechbrain.dataio.encoder.CategoricalEncoder
 """
 MODELS = {
     "ascmamba": """!new:ascmamba_modules.ascmamba.ASCMamba
-    n_classes: 3
+    n_classes: !apply:len [[Bus, Bar, Park]]
     channels: 4
     n_blocks: 1
     context_size: 4

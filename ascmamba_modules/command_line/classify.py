@@ -3,19 +3,20 @@
 import sys
 
 from ascmamba_modules.command_line.options import (
-    SOME_FAILED,
     CommandError,
     add_metadata_options,
     add_model_options,
+    add_skip_errors,
     add_subparser,
     check_output,
     load_classifier,
     positive,
     process_share,
+    report_failed,
 )
 from ascmamba_modules.command_line.recordings import (
     find_recordings,
-    list_left_out,
+    print_left_out,
 )
 from ascmamba_modules.utils.files import printable
 
@@ -70,11 +71,7 @@ def add_parser(subparsers):
         metavar="FILE",
         help=f"file to write, ending in {', '.join(_FORMATS)}",
     )
-    parser.add_argument(
-        "--skip-errors",
-        action="store_true",
-        help="report files that cannot be used and go on (exit code 1)",
-    )
+    add_skip_errors(parser)
     parser.add_argument(
         "--unknown",
         action="store_true",
@@ -105,15 +102,8 @@ def run(arguments):
         else:
             failed = _write(arguments, recordings)
     finally:
-        if left_out:
-            print(list_left_out(left_out, "ascmamba: "), file=sys.stderr)
-    if failed == 0:
-        return 0
-    print(
-        f"ascmamba: {failed} of {len(recordings)} files could not be used",
-        file=sys.stderr,
-    )
-    return SOME_FAILED
+        print_left_out(left_out)
+    return report_failed(failed, len(recordings))
 
 
 def _print(arguments, recordings):

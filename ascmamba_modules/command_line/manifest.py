@@ -9,6 +9,7 @@ from pathlib import Path
 from ascmamba_modules.command_line.options import (
     SOME_FAILED,
     CommandError,
+    add_skip_errors,
     add_subparser,
     check_output,
 )
@@ -69,11 +70,7 @@ def add_parser(subparsers):
         "20230421_183000.WAV; it is the recorder's clock (an AudioMoth's is "
         "UTC unless it was set otherwise)",
     )
-    parser.add_argument(
-        "--skip-errors",
-        action="store_true",
-        help="report files that cannot be used and go on (exit code 1)",
-    )
+    add_skip_errors(parser)
     return parser
 
 

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import sys
 from pathlib import Path
 
 ERROR = 2
@@ -11,11 +12,6 @@ SOME_FAILED = 1
 
 class CommandError(Exception):
     """Stops the command with exit code 2 and one message.
-
-    Arguments
-    ---------
-    message : str
-        What is wrong and the remedy; printed after "ascmamba: error: ".
 
     Example
     -------
@@ -27,25 +23,8 @@ class CommandError(Exception):
 
 
 def add_subparser(subparsers, name, summary, description, examples):
-    """Adds the parser of a subcommand.
-
-    Arguments
-    ---------
-    subparsers : object
-        What ``ArgumentParser.add_subparsers`` returned.
-    name : str
-        The subcommand.
-    summary : str
-        One line for ``ascmamba --help``.
-    description : str
-        What it does.
-    examples : str
-        Command lines for the end of its ``--help``.
-
-    Returns
-    -------
-    argparse.ArgumentParser
-    """
+    """Adds the parser of a subcommand; ``examples`` stand at the end of its
+    ``--help``."""
     return subparsers.add_parser(
         name,
         help=summary,
@@ -102,6 +81,15 @@ def add_metadata_options(parser):
     )
 
 
+def add_skip_errors(parser):
+    """Adds whether files that cannot be used are passed over."""
+    parser.add_argument(
+        "--skip-errors",
+        action="store_true",
+        help="report files that cannot be used and go on (exit code 1)",
+    )
+
+
 def add_window_options(parser, hop, hop_text):
     """Adds the windows of a long recording; ``hop`` is the default."""
     parser.add_argument(
@@ -135,20 +123,8 @@ def positive(number):
 
 
 def check_output(path, suffixes):
-    """Finds out before the work that its result can be written.
-
-    Arguments
-    ---------
-    path : str or None
-        File to be; None for none.
-    suffixes : tuple
-        Suffixes that it may have.
-
-    Raises
-    ------
-    CommandError
-        If it cannot be written.
-    """
+    """Raises a CommandError, before the work, if a result cannot be written to
+    a path; None is no output."""
     if path is None:
         return
     if Path(path).suffix.lower() not in suffixes:
@@ -163,39 +139,27 @@ def check_output(path, suffixes):
         raise CommandError(f"{folder}: no permission to write there")
 
 
-def process_share():
-    """Tells which of several processes under torchrun this is.
+def report_failed(failed, total):
+    """Says how many files could not be used; gives the exit code."""
+    if not failed:
+        return 0
+    text = f"ascmamba: {failed} of {total} files could not be used"
+    print(text, file=sys.stderr)
+    return SOME_FAILED
 
-    Returns
-    -------
-    rank : int
-        Its number.
-    world : int
-        How many there are; 1 without torchrun, whatever else may have left
-        in the environment.
-    """
+
+def process_share():
+    """Tells which of several processes under torchrun this is, and how many
+    there are: 0 and 1 without torchrun, whatever else may have left in the
+    environment."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return 0, 1
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def load_classifier(arguments):
-    """Loads the model that the options name.
-
-    Arguments
-    ---------
-    arguments : argparse.Namespace
-        With the options of :func:`add_model_options`.
-
-    Returns
-    -------
-    ascmamba_modules.inference.SceneClassifier
-
-    Raises
-    ------
-    CommandError
-        If it cannot be loaded, with the reason.
-    """
+    """Loads the model that the options of :func:`add_model_options` name;
+    raises a CommandError with the reason if it cannot be loaded."""
     log_to_stderr()
     import torch
 

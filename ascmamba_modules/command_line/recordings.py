@@ -33,28 +33,12 @@ class Recording(NamedTuple):
 def find_recordings(inputs, location=None, record_time=None, left_out=None):
     """Lists the recordings that are meant.
 
-    Arguments
-    ---------
-    inputs : list
-        Audio files, folders (all audio files in and below them, by name), and
-        manifests (files ending in .csv); URLs of files, of folders (ending in
-        /), and with ``*``.
-    location, record_time : str, optional
-        Place and time of all recordings; a manifest's own come first.
-    left_out : dict, optional
-        Takes what is left out of folders, see :func:`audio_files`.
-
-    Returns
-    -------
-    list
-        A :class:`Recording` for each file.
-
-    Raises
-    ------
-    CommandError
-        For a folder or a manifest without recordings.
-    ValueError
-        For an unusable manifest.
+    Inputs are audio files, folders (all audio files in and below them, by
+    name), and manifests (files ending in .csv); URLs of files, of folders
+    (ending in /), and with ``*``.  A manifest's own places and times come
+    before ``location`` and ``record_time``.  ``left_out`` takes what is left
+    out of folders, see :func:`audio_files`.  Raises a CommandError for a folder
+    or a manifest without recordings.
 
     Example
     -------
@@ -87,19 +71,8 @@ def find_recordings(inputs, location=None, record_time=None, left_out=None):
 def audio_files(folder, left_out):
     """Lists the audio files in a folder and below it, by name.
 
-    Links to folders are followed, each folder is searched once.
-
-    Arguments
-    ---------
-    folder : str
-        The folder.
-    left_out : dict
-        Takes lists of the paths that were left out, by kind.
-
-    Returns
-    -------
-    list
-        Paths.
+    Links to folders are followed, each folder is searched once.  ``left_out``,
+    a dictionary, takes lists of the paths that were left out, by kind.
     """
     found = []
     searched = set()
@@ -151,19 +124,8 @@ def _audio_urls(url, left_out):
 
 
 def list_left_out(left_out, start=""):
-    """Describes what was left out of folders in one line.
-
-    Arguments
-    ---------
-    left_out : dict
-        From :func:`audio_files`.
-    start : str
-        Text to begin with.
-
-    Returns
-    -------
-    str
-        The line; empty if nothing was left out.
+    """Describes what :func:`audio_files` left out in one line, empty if it is
+    nothing.
 
     Example
     -------
@@ -175,6 +137,12 @@ def list_left_out(left_out, start=""):
         for kind, paths in left_out.items()
     ]
     return f"{start}left out: {', '.join(parts)}" if parts else ""
+
+
+def print_left_out(left_out):
+    """Says on the terminal what was left out of folders, if anything was."""
+    if left_out:
+        print(list_left_out(left_out, "ascmamba: "), file=sys.stderr)
 
 
 def add_group_option(parser):
@@ -190,24 +158,10 @@ def add_group_option(parser):
 def class_folders(folder, group=None):
     """Lists the recordings in a folder that has a folder for each class.
 
-    Arguments
-    ---------
-    folder : str
-        The folder; files that lie in none of its folders are not listed.
-    group : str, optional
-        Regular expression: the files of a class in whose names it finds the
-        same text are cuts of one recording.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Rows of a manifest without splits, and the column ``problem``, empty
-        for files that can be used.
-
-    Raises
-    ------
-    CommandError
-        If there are no recordings, or none in ``group``'s sense.
+    ``group`` is a regular expression: the files of a class in whose names it
+    finds the same text are cuts of one recording.  Gives rows of a manifest
+    without splits, and the column ``problem``, empty for files that can be
+    used.  Raises a CommandError if there are no recordings.
     """
     find_group = _group_finder(group)
     if not os.path.isdir(folder):
@@ -221,8 +175,7 @@ def class_folders(folder, group=None):
             row["ID"] = str(path.relative_to(folder))
             row["dataset"] = Path(folder).resolve().name
             rows.append(row)
-    if left_out:
-        print(list_left_out(left_out, "ascmamba: "), file=sys.stderr)
+    print_left_out(left_out)
     if not rows:
         raise CommandError(
             f"{folder}: no recordings in the folders in it; each is a class"
@@ -231,25 +184,11 @@ def class_folders(folder, group=None):
 
 
 def labelled_files(path, group=None):
-    """Lists the recordings that were labelled on a page of ``ascmamba review``.
+    """Lists the recordings that were labelled on a page of ``ascmamba review``,
+    as :func:`class_folders` does.
 
-    Arguments
-    ---------
-    path : str
-        CSV file with the columns file, scene_label and classes, the labels
-        that there were to choose from.
-    group : str, optional
-        As for :func:`class_folders`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        As from :func:`class_folders`.
-
-    Raises
-    ------
-    CommandError
-        For another file, a label that is no class, or ``group``.
+    The CSV file has the columns file, scene_label and classes, the labels that
+    there were to choose from.
     """
     import pandas as pd
 

@@ -20,8 +20,6 @@ from ascmamba_modules import __version__
 from ascmamba_modules.command_line.options import CommandError, process_share
 from ascmamba_modules.utils.files import replacing, safe_cell
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
-
 
 def write_results(output, settings, total, batch_size, rows_from, write=None):
     """Writes rows to a file, or what an earlier run has left to write.
@@ -41,7 +39,8 @@ def write_results(output, settings, total, batch_size, rows_from, write=None):
         that number on; it is called once.
     write : callable, optional
         ``write(rows, path)`` turns all rows into the file; by default that
-        goes by the suffix, one of the ``SUFFIXES``.
+        goes by the suffix, ``.csv``, ``.jsonl`` or
+        ``.parquet``.
 
     Returns
     -------
@@ -101,18 +100,8 @@ def write_share(output, settings, total, batch_size, rows_from):
     Each writes every ``WORLD_SIZE``-th row, from the ``RANK``-th on, into a
     file of its own; the first one waits for the others and puts the rows
     together in their order.  Both are variables of the environment, see
-    :func:`~ascmamba_modules.command_line.options.process_share`.
-
-    Arguments
-    ---------
-    output, settings, total, batch_size
-        As there; ``settings`` are those of all rows.
-    rows_from : callable
-        ``rows_from(done)`` yields this process's rows from that number on.
-    Returns
-    -------
-    int
-        Rows of all processes with a ``problem``; 0 but in the first one.
+    :func:`~ascmamba_modules.command_line.options.process_share`.  ``settings``
+    and ``total`` are those of all rows, ``rows_from`` gives this process's.
     """
     rank, world = process_share()
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
@@ -184,22 +173,7 @@ def _rows(part):
 
 
 def run_settings(arguments, classifier, recordings):
-    """What the rows depend on; a run goes on only with the same.
-
-    Arguments
-    ---------
-    arguments : argparse.Namespace
-        With the options of a model.
-    classifier : ascmamba_modules.inference.SceneClassifier
-        The model.
-    recordings : list
-        What is classified.
-
-    Returns
-    -------
-    dict
-        Texts and numbers by name.
-    """
+    """What the rows depend on, by name; a run goes on only with the same."""
     listed = hashlib.sha256(repr(recordings).encode("utf-8", "replace"))
     return {
         "version": __version__,
@@ -229,18 +203,7 @@ def _fingerprint(model):
 
 
 def check_format(output):
-    """Refuses a format that cannot be written here.
-
-    Arguments
-    ---------
-    output : str
-        The file to be, of one of the ``SUFFIXES``.
-
-    Raises
-    ------
-    CommandError
-        For Parquet without pyarrow.
-    """
+    """Raises a CommandError for Parquet without pyarrow."""
     is_parquet = Path(output).suffix.lower() == ".parquet"
     if is_parquet and importlib.util.find_spec("pyarrow") is None:
         raise CommandError(
@@ -250,35 +213,15 @@ def check_format(output):
 
 
 def write_rows(rows, file):
-    """Writes rows as CSV, without cells that a spreadsheet would run.
-
-    Arguments
-    ---------
-    rows : iterable
-        One dict a row, all with the same keys.
-    file : file
-        Open for writing text.
-    """
+    """Writes rows as CSV, without cells that a spreadsheet would run."""
     write = row_writer(file)
     for row in rows:
         write(row)
 
 
 def row_writer(file, delimiter=","):
-    """Makes what writes rows as CSV one by one.
-
-    Arguments
-    ---------
-    file : file
-        Open for writing text.
-    delimiter : str
-        What stands between fields.
-
-    Returns
-    -------
-    callable
-        Takes a dict, the same keys each time; the first writes a header too.
-    """
+    """Makes what writes rows, dicts with the same keys, as CSV one by one; the
+    first writes a header, too."""
     writer = None
 
     def write(row):
@@ -291,11 +234,15 @@ def row_writer(file, delimiter=","):
     return write
 
 
-def _write_csv(rows, path):
-    # File names that are no UTF-8 keep their bytes.
-    with open(
+def open_table(path):
+    """Opens a table to write; file names that are no UTF-8 keep their bytes."""
+    return open(
         path, "w", encoding="utf-8", errors="surrogateescape", newline=""
-    ) as file:
+    )
+
+
+def _write_csv(rows, path):
+    with open_table(path) as file:
         write_rows(rows, file)
 
 

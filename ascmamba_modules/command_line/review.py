@@ -12,7 +12,7 @@ from ascmamba_modules.command_line.options import (
 )
 from ascmamba_modules.command_line.recordings import (
     find_recordings,
-    list_left_out,
+    print_left_out,
 )
 
 _DESCRIPTION = """\
@@ -72,8 +72,7 @@ def run(arguments):
     check_output(arguments.output, (".html",))
     left_out = {}
     recordings = find_recordings(arguments.inputs, left_out=left_out)
-    if left_out:
-        print(list_left_out(left_out, "ascmamba: "), file=sys.stderr)
+    print_left_out(left_out)
     classes = None
     if arguments.classes is not None:
         classes = [name.strip() for name in arguments.classes.split(",")]
@@ -83,19 +82,20 @@ def run(arguments):
                 f"--classes {arguments.classes}: name two or more, each once"
             )
     classifier = load_classifier(arguments)
+    import numpy as np
+    from tqdm.auto import tqdm
+
     from ascmamba_modules.evaluation.review import choose_clips, write_review
     from ascmamba_modules.teaching import embed_files
 
     files = [recording.file for recording in recordings]
-    posteriors = None
+    bar = tqdm(files, "Classifying", unit="file", disable=None)
     if classes is None or {*classes} <= {*classifier.classes}:
-        results = classifier.classify_files(
-            files, batch_size=arguments.batch_size
-        )
-        posteriors = [result.out_prob.exp().numpy() for result in results]
-    chosen = choose_clips(
-        embed_files(classifier, files), posteriors, arguments.number
-    )
+        embeddings, log_posteriors = embed_files(classifier, bar, True)
+        posteriors = np.exp(log_posteriors)
+    else:
+        embeddings, posteriors = embed_files(classifier, bar), None
+    chosen = choose_clips(embeddings, posteriors, arguments.number)
     classes = classes or classifier.classes
     write_review(arguments.output, [files[i] for i in chosen], classes)
     print(

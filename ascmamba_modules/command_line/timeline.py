@@ -8,18 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ascmamba_modules.command_line.options import (
-    SOME_FAILED,
     CommandError,
     add_metadata_options,
     add_model_options,
+    add_skip_errors,
     add_subparser,
     add_window_options,
     check_output,
     load_classifier,
+    report_failed,
 )
 from ascmamba_modules.command_line.recordings import (
     find_recordings,
-    list_left_out,
+    print_left_out,
 )
 from ascmamba_modules.utils.remote import absolute, fetched_once
 
@@ -92,11 +93,7 @@ def add_parser(subparsers):
         metavar="FILE.png",
         help="plot to draw of one recording (.png, .pdf, .svg)",
     )
-    parser.add_argument(
-        "--skip-errors",
-        action="store_true",
-        help="report files that cannot be used and go on (exit code 1)",
-    )
+    add_skip_errors(parser)
     return parser
 
 
@@ -113,8 +110,7 @@ def run(arguments):
     recordings = find_recordings(
         arguments.inputs, arguments.location, arguments.record_time, left_out
     )
-    if left_out:
-        print(list_left_out(left_out, "ascmamba: "), file=sys.stderr)
+    print_left_out(left_out)
     _check_names(arguments, [recording.file for recording in recordings])
     classifier = load_classifier(arguments)
     from ascmamba_modules.command_line.results import (
@@ -146,13 +142,7 @@ def run(arguments):
             lambda results, path: _write(results, path, arguments.format),
         )
         print(f"ascmamba: written to {arguments.output}", file=sys.stderr)
-    if failed == 0:
-        return 0
-    print(
-        f"ascmamba: {failed} of {len(recordings)} files could not be used",
-        file=sys.stderr,
-    )
-    return SOME_FAILED
+    return report_failed(failed, len(recordings))
 
 
 def _check_names(arguments, files):
@@ -240,12 +230,9 @@ def _classify(classifier, recordings, arguments):
 
 
 def _write(results, path, form):
-    from ascmamba_modules.command_line.results import row_writer
+    from ascmamba_modules.command_line.results import open_table, row_writer
 
-    # File names that are no UTF-8 keep their bytes.
-    with open(
-        path, "w", encoding="utf-8", errors="surrogateescape", newline=""
-    ) as file:
+    with open_table(path) as file:
         write_row = row_writer(file)
         segments = (file, form) if form else (sys.stdout, "csv")
         with _segment_writer(*segments) as write:

@@ -155,19 +155,14 @@ def audio_problem(path, duration=None):
     >>> audio_problem("no_such_file.wav")
     'file not found'
     """
-    return _problem(inspect_audio(path), duration)
-
-
-def _problem(header, duration):
+    header = inspect_audio(path)
     if header.problem:
         return header.problem
-    if pd.notna(duration):
-        if header.duration < duration - _DURATION_TOLERANCE:
-            return (
-                f"truncated: {header.duration:.2f} s of the {duration:.2f} s "
-                "that the manifest states; fetch it again or correct "
-                "'duration'"
-            )
+    if pd.notna(duration) and header.duration < duration - _DURATION_TOLERANCE:
+        return (
+            f"truncated: {header.duration:.2f} s of the {duration:.2f} s "
+            "that the manifest states; fetch it again or correct 'duration'"
+        )
     return None
 
 

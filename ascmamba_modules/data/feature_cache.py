@@ -215,11 +215,6 @@ class FeatureCache:
                 *(self.folder, len(damaged)),
             )
 
-    def _write_index(self, entries):
-        rows = [(path, *entry) for path, entry in entries.items()]
-        table = pd.DataFrame(rows, columns=_COLUMNS)
-        write_csv(table, self.folder / "index.csv")
-
     def _append(self, paths, stamps, entries, num_workers):
         end = max((e[2] + e[3] for e in entries.values()), default=0)
         clips = DataLoader(
@@ -243,7 +238,9 @@ class FeatureCache:
                 if number % _CLIPS_PER_COMMIT == 0 or number == len(paths):
                     file.flush()
                     os.fsync(file.fileno())
-                    self._write_index(entries)
+                    rows = [(path, *entry) for path, entry in entries.items()]
+                    table = pd.DataFrame(rows, columns=_COLUMNS)
+                    write_csv(table, self.folder / "index.csv")
 
 
 class _Clips(Dataset):

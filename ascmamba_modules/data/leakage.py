@@ -5,17 +5,12 @@ in common, can score high on clips that it has in effect seen.  The audit
 counts them, and scores a decision tree on place and time alone.
 """
 
-from warnings import catch_warnings, simplefilter
-
 import numpy as np
 import pandas as pd
-from sklearn.metrics import balanced_accuracy_score
 
 from ascmamba_modules.data.metadata_baseline import classify_by_metadata
 from ascmamba_modules.data.sessions import (
     LEVELS,
-    PERIOD,
-    TOLERANCE,
     find_groups,
     find_places,
     find_sessions,
@@ -38,15 +33,13 @@ _WHOLES = {
 }
 
 
-def audit(table, period=PERIOD, tolerance=TOLERANCE):
+def audit(table):
     """Measures the share of a split's clips that training has in effect seen.
 
     Arguments
     ---------
     table : pandas.DataFrame
         With the columns of :mod:`ascmamba_modules.data.manifest`.
-    period, tolerance : float
-        Seconds, see :func:`ascmamba_modules.data.sessions.find_runs`.
 
     Returns
     -------
@@ -76,7 +69,7 @@ def audit(table, period=PERIOD, tolerance=TOLERANCE):
     >>> float(shares["session of a labelled training clip"])
     0.5
     """
-    groups = find_groups(table, period, tolerance)
+    groups = find_groups(table)
     labelled = table["scene_label"] != ""
     train = table["split"] == "train"
     if not (train & labelled).any():
@@ -100,17 +93,12 @@ def audit(table, period=PERIOD, tolerance=TOLERANCE):
                 column[f"{level_name} of {text}"] = shared.mean()
         column["metadata-only macro accuracy"] = np.nan
         if has_labels:
-            predictions = classify_by_metadata(
+            labels = table.loc[scored, "scene_label"]
+            right = labels == classify_by_metadata(
                 table[train & labelled], table[scored]
             )
-            with catch_warnings():
-                # Classes that are only predicted do not count.
-                simplefilter("ignore", UserWarning)
-                column["metadata-only macro accuracy"] = (
-                    balanced_accuracy_score(
-                        table.loc[scored, "scene_label"], predictions
-                    )
-                )
+            recalls = right.groupby(labels).mean()
+            column["metadata-only macro accuracy"] = recalls.mean()
         columns[name] = column
     return pd.DataFrame(columns)
 
@@ -193,15 +181,13 @@ def _names(names):
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def audit_text(table, period=PERIOD, tolerance=TOLERANCE):
+def audit_text(table):
     """Formats summary, audit and warnings as text.
 
     Arguments
     ---------
     table : pandas.DataFrame
         With the columns of :mod:`ascmamba_modules.data.manifest`.
-    period, tolerance : float
-        Seconds, see :func:`ascmamba_modules.data.sessions.find_runs`.
 
     Returns
     -------
@@ -213,7 +199,7 @@ def audit_text(table, period=PERIOD, tolerance=TOLERANCE):
     ValueError
         See :func:`audit`.
     """
-    counts = summarise(table, period, tolerance)
+    counts = summarise(table)
     width = counts.index.str.len().max()
     lines = ["Sessions and runs:"]
     for name, count in counts.items():
@@ -223,7 +209,7 @@ def audit_text(table, period=PERIOD, tolerance=TOLERANCE):
             text += f" of {whole:.0f} ({100 * count / whole:.1f} %)"
         lines.append(f"  {name:{width}}  {text}")
 
-    shares = audit(table, period, tolerance)
+    shares = audit(table)
     if shares.empty:
         lines += ["", "No split beside 'train' to audit."]
     else:

@@ -52,7 +52,7 @@ def resample_stream(read, rate, channels, audio_normalizer, block_length):
         samples = torch.cat([known, torch.from_numpy(block)])
         if len(samples) == 0:
             return
-        waveform = normalize_audio(samples, rate, audio_normalizer)
+        waveform = _normalize_audio(samples, rate, audio_normalizer)
         first = done // step * step_out
         if len(block) < size:
             yield waveform[first:]
@@ -63,38 +63,20 @@ def resample_stream(read, rate, channels, audio_normalizer, block_length):
         done = margin
 
 
-def normalize_audio(samples, rate, audio_normalizer):
-    """Resamples and averages channels, and keeps no large filters.
+def _normalize_audio(samples, rate, audio_normalizer):
+    """Resamples and averages channels (time, channels) to a waveform.
 
-    Arguments
-    ---------
-    samples : torch.Tensor
-        Samples (time, channels).
-    rate : int
-        Their rate in Hz.
-    audio_normalizer : speechbrain.dataio.preprocess.AudioNormalizer
-        Keeps a filter for each rate that it has seen, hundreds of MB for odd
-        ones, which are resampled by SciPy instead.
-
-    Returns
-    -------
-    torch.Tensor
-        Waveform (samples).
+    The normaliser keeps a filter for each rate that it has seen, hundreds of
+    MB for odd ones, which are resampled by SciPy instead.
     """
     new_rate = audio_normalizer.sample_rate
-    if _filter_size(rate, new_rate) > _KEPT_FILTER_SIZE:
-        divisor = math.gcd(rate, new_rate)
-        samples = resample_poly(
-            samples.numpy(), new_rate // divisor, rate // divisor, axis=0
-        )
+    divisor = math.gcd(rate, new_rate)
+    up, down = new_rate // divisor, rate // divisor
+    if up * down > _KEPT_FILTER_SIZE:
+        samples = resample_poly(samples.numpy(), up, down, axis=0)
         samples = torch.from_numpy(samples)
         rate = new_rate
     return audio_normalizer(samples, rate)
-
-
-def _filter_size(rate, new_rate):
-    divisor = math.gcd(rate, new_rate)
-    return (rate // divisor) * (new_rate // divisor)
 
 
 def check_rate(rate, new_rate):

@@ -14,8 +14,8 @@ from scipy.sparse.csgraph import connected_components
 from ascmamba_modules.data.place_and_time import location_text, parse_time
 
 LEVELS = ("session", "run", "city_day", "city")
-PERIOD = 600.0  # seconds from one file of a recorder to its next, in CAS
-TOLERANCE = 1.0  # seconds
+_PERIOD = 600.0  # seconds from one file of a recorder to its next, in CAS
+_TOLERANCE = 1.0  # seconds
 
 
 def find_places(table):
@@ -139,20 +139,16 @@ def find_sessions(table):
     )
 
 
-def find_runs(table, period=PERIOD, tolerance=TOLERANCE):
+def find_runs(table):
     """Chains sessions that one recorder seems to have made without a break.
 
-    Two sessions of a place whose times differ by ``period`` are linked; a run
-    is a set of sessions connected by links.
+    Two sessions of a place whose times differ by 600 s, give or take one, are
+    linked; a run is a set of sessions connected by links.
 
     Arguments
     ---------
     table : pandas.DataFrame
         With the columns of :mod:`ascmamba_modules.data.manifest`.
-    period : float
-        Seconds from the start of a file to that of the recorder's next.
-    tolerance : float
-        Largest deviation from the period in seconds.
 
     Returns
     -------
@@ -162,8 +158,7 @@ def find_runs(table, period=PERIOD, tolerance=TOLERANCE):
     Raises
     ------
     ValueError
-        For a text that is not a time, with its row's ID, or a period that is
-        not longer than the tolerance.
+        For a text that is not a time, with its row's ID.
 
     Example
     -------
@@ -174,11 +169,6 @@ def find_runs(table, period=PERIOD, tolerance=TOLERANCE):
     >>> list(runs.str[-8:])
     ['10:00:00', '10:00:00', '10:00:00', '10:15:00']
     """
-    if not 0 <= tolerance < period:
-        raise ValueError(
-            f"period {period} s and tolerance {tolerance} s: the tolerance "
-            "must not be negative, and the period longer than it"
-        )
     places, times = find_places(table), find_times(table)["time"]
     sessions, names = pd.factorize(find_sessions(table), sort=True)
     files = pd.DataFrame(
@@ -191,12 +181,12 @@ def find_runs(table, period=PERIOD, tolerance=TOLERANCE):
     files = files[(places != "").to_numpy() & times.notna().to_numpy()]
     files = files.drop_duplicates()
     # On one time line, with more than a period between any two places.
-    stride = files["second"].max() + 2 * (period + tolerance)
+    stride = files["second"].max() + 2 * (_PERIOD + _TOLERANCE)
     files["second"] += stride * files["place"]
     files = files.sort_values("second")
     second = files["second"].to_numpy()
-    first = np.searchsorted(second, second + period - tolerance, "left")
-    last = np.searchsorted(second, second + period + tolerance, "right")
+    first = np.searchsorted(second, second + _PERIOD - _TOLERANCE, "left")
+    last = np.searchsorted(second, second + _PERIOD + _TOLERANCE, "right")
     links = last - first
     earlier = np.repeat(np.arange(len(files)), links)
     later = np.arange(links.sum()) + np.repeat(
@@ -214,7 +204,7 @@ def find_runs(table, period=PERIOD, tolerance=TOLERANCE):
     )
 
 
-def find_groups(table, period=PERIOD, tolerance=TOLERANCE):
+def find_groups(table):
     """Groups of clips at four levels, each within one group of the next.
 
     A clip of unknown place or day keeps the group of the level before.  Days
@@ -224,8 +214,6 @@ def find_groups(table, period=PERIOD, tolerance=TOLERANCE):
     ---------
     table : pandas.DataFrame
         With the columns of :mod:`ascmamba_modules.data.manifest`.
-    period, tolerance : float
-        Seconds, see :func:`find_runs`.
 
     Returns
     -------
@@ -248,7 +236,7 @@ def find_groups(table, period=PERIOD, tolerance=TOLERANCE):
     """
     places, days = find_places(table), find_times(table)["day"]
     groups = pd.DataFrame({"session": find_sessions(table)})
-    groups["run"] = find_runs(table, period, tolerance)
+    groups["run"] = find_runs(table)
     known = (places != "") & days.notna()
     days = places + days.dt.strftime(" %Y-%m-%d")
     groups["city_day"] = _enclose(
@@ -276,7 +264,7 @@ def _components(n, starts, ends):
     return connected_components(edges, directed=False)[1]
 
 
-def summarise(table, period=PERIOD, tolerance=TOLERANCE):
+def summarise(table):
     """Counts sessions and runs, and clips that share them with labels.
 
     Arguments
@@ -285,8 +273,6 @@ def summarise(table, period=PERIOD, tolerance=TOLERANCE):
         With the columns of :mod:`ascmamba_modules.data.manifest`.  Clips of
         split "evaluation" are the evaluation set, all others the development
         set.
-    period, tolerance : float
-        Seconds, see :func:`find_runs`.
 
     Returns
     -------
@@ -299,7 +285,7 @@ def summarise(table, period=PERIOD, tolerance=TOLERANCE):
     ValueError
         See :func:`find_runs`.
     """
-    groups = find_groups(table, period, tolerance)
+    groups = find_groups(table)
     evaluation = table["split"] == "evaluation"
     labelled = ~evaluation & (table["scene_label"] != "")
     unlabelled = ~evaluation & (table["scene_label"] == "")

@@ -10,12 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 
-from ascmamba_modules.data.sessions import (
-    LEVELS,
-    PERIOD,
-    TOLERANCE,
-    find_groups,
-)
+from ascmamba_modules.data.sessions import LEVELS, find_groups
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +22,7 @@ _DRAWS = 20
 _CLOSE_ENOUGH = 1e-4
 
 
-def split(table, by, share=0.2, seed=1986, period=PERIOD, tolerance=TOLERANCE):
+def split(table, by, share=0.2, seed=1986):
     """Divides the development clips anew into training and validation.
 
     scikit-learn's ``GroupShuffleSplit`` draws the validation groups; the draw
@@ -56,8 +51,6 @@ def split(table, by, share=0.2, seed=1986, period=PERIOD, tolerance=TOLERANCE):
         Share of the labelled clips to validate on, between 0 and 1.
     seed : int
         Seed of the random draws.
-    period, tolerance : float
-        Seconds, see :func:`ascmamba_modules.data.sessions.find_runs`.
 
     Returns
     -------
@@ -94,7 +87,7 @@ def split(table, by, share=0.2, seed=1986, period=PERIOD, tolerance=TOLERANCE):
         clips["group"] = clips["ID"]
     else:
         # Of all clips, as those of other splits may join two groups.
-        groups = find_groups(table, period, tolerance)
+        groups = find_groups(table)
         clips["group"] = groups[by].to_numpy()
     development = clips["split"].isin(DEVELOPMENT_SPLITS)
     labelled = clips[development & (clips["scene_label"] != "")]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchaudio.compliance.kaldi import get_mel_banks
 
-from ascmamba_modules.padding import frame_counts, frame_mask
+from ascmamba_modules.padding import check_features, frame_counts, frame_mask
 from ascmamba_modules.utils.checkpoints import check_fit
 
 # Published as files of a release: width, file, and SHA-256 where it is known.
@@ -250,11 +250,7 @@ class MobileNet(nn.Module):
         torch.Tensor
             (batch, embedding_size).
         """
-        if features.dim() != 3 or features.shape[2] != self.n_mels:
-            raise ValueError(
-                f"MobileNet takes features (batch, time, {self.n_mels}), "
-                f"got {tuple(features.shape)}."
-            )
+        check_features(features, self.n_mels)
         mask = frame_mask(lengths, features.shape[1])  # (B, T) or None
         x = features.transpose(1, 2).unsqueeze(1)  # (B, 1, F, T)
         if mask is not None:

@@ -3,27 +3,19 @@
 import numpy as np
 import pandas as pd
 
-from ascmamba_modules.data.sessions import (
-    PERIOD,
-    TOLERANCE,
-    find_groups,
-    find_places,
-    find_times,
-)
+from ascmamba_modules.data.sessions import find_groups, find_places, find_times
 
 CONDITIONS = ("seen session", "unseen session", "unseen day", "unseen city")
 UNKNOWN = "place or day unknown"
 
 
-def novelty_of(training, clips, period=PERIOD, tolerance=TOLERANCE):
+def novelty_of(training, clips):
     """Finds for each clip what is new to training: session, day or city.
 
     Arguments
     ---------
     training, clips : pandas.DataFrame
         With the columns of :mod:`ascmamba_modules.data.manifest`.
-    period, tolerance : float
-        Seconds, see :func:`ascmamba_modules.data.sessions.find_runs`.
 
     Returns
     -------
@@ -48,7 +40,7 @@ def novelty_of(training, clips, period=PERIOD, tolerance=TOLERANCE):
     ['seen session', 'unseen session', 'unseen day', 'unseen city']
     """
     both = pd.concat([training, clips], ignore_index=True)
-    groups = find_groups(both, period, tolerance)
+    groups = find_groups(both)
     new = groups.iloc[len(training) :]
     seen = {
         level: new[level].isin(groups[level][: len(training)]).to_numpy()

@@ -89,12 +89,9 @@ class ScoredClips:
     def macro_accuracy(self, predictions):
         """Macro accuracy of predicted indices, as a row."""
         right = predictions == self.targets
-        return {
-            "metric": "macro_accuracy",
-            "value": macro_accuracy(self.targets, predictions),
-            **_ends(self.interval(right, macro=True)),
-            "clips": len(right),
-        }
+        score = macro_accuracy(self.targets, predictions)
+        ends = self.interval(right, macro=True)
+        return _score("macro_accuracy", score, len(right), ends)
 
     def scores(self, log_posteriors):
         """Scores of a model's log-posteriors, as rows: macro accuracy,
@@ -104,25 +101,12 @@ class ScoredClips:
         right = predictions == self.targets
         losses = clip_losses(self.targets, log_posteriors)
         error = expected_calibration_error(self.targets, log_posteriors)
+        ends, loss_ends = (self.interval(x, False) for x in (right, losses))
         return [
             self.macro_accuracy(predictions),
-            {
-                "metric": "accuracy",
-                "value": right.mean(),
-                **_ends(self.interval(right, macro=False)),
-                "clips": n,
-            },
-            {
-                "metric": "log_loss",
-                "value": losses.mean(),
-                **_ends(self.interval(losses, macro=False)),
-                "clips": n,
-            },
-            {
-                "metric": "expected_calibration_error",
-                "value": error,
-                "clips": n,
-            },
+            _score("accuracy", right.mean(), n, ends),
+            _score("log_loss", losses.mean(), n, loss_ends),
+            _score("expected_calibration_error", error, n),
         ]
 
     def recalls(self, log_posteriors):
@@ -131,29 +115,54 @@ class ScoredClips:
             self.targets, log_posteriors.argmax(1), self.classes
         ).loc[self.classes]
         return [
-            {
-                "metric": f"recall {name}",
-                "value": row["recall"],
-                "clips": int(row["clips"]),
-            }
+            _score(f"recall {name}", row["recall"], int(row["clips"]))
             for name, row in table.iterrows()
         ]
 
 
-def _ends(interval):
-    return dict(zip(("lower", "upper"), interval))
+def _score(metric, value, clips, ends=()):
+    """A score as a row; ``ends`` are lower and upper, if there are any."""
+    ends = dict(zip(("lower", "upper"), ends))
+    return {"metric": metric, "value": value, **ends, "clips": clips}
 
 
-def _rows(rows, model, protocol, condition, seed=None):
+def mean_score(metric, values, clips):
+    """A mean as a row, with one standard deviation around it.
+
+    Arguments
+    ---------
+    metric : str
+        Its name.
+    values : array-like
+        The scores.
+    clips : int
+        How many were scored.
+
+    Returns
+    -------
+    dict
+        See the top of this file.
+
+    Example
+    -------
+    >>> row = mean_score("accuracy", [0.5, 1.0], 4)
+    >>> float(row["value"]), float(row["lower"]), float(row["upper"])
+    (0.75, 0.5, 1.0)
+    """
+    mean, spread = np.mean(values), np.std(values)
+    return _score(metric, mean, clips, (mean - spread, mean + spread))
+
+
+def _rows(rows, model, protocol, condition):
     head = {"model": model, "protocol": protocol, "condition": condition}
-    return [{**head, "seed": seed, **row} for row in rows]
+    return [{**head, "seed": None, **row} for row in rows]
 
 
 def _frame(rows):
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def score_all(models, clips, protocol="all clips"):
+def score_all(models, clips):
     """Scores and recalls of all clips as they are.
 
     Arguments
@@ -163,16 +172,15 @@ def score_all(models, clips, protocol="all clips"):
         for each model, by name.
     clips : ScoredClips
         The clips.
-    protocol : str
-        Its name in the table.
 
     Returns
     -------
     pandas.DataFrame
         See the top of this file.
     """
-    parts = np.full(len(clips.table), protocol)
-    return score_parts(models, clips, protocol, parts, [protocol])
+    name = "all clips"
+    parts = np.full(len(clips.table), name)
+    return score_parts(models, clips, name, parts, [name])
 
 
 def score_parts(models, clips, protocol, parts, conditions):
@@ -180,8 +188,10 @@ def score_parts(models, clips, protocol, parts, conditions):
 
     Arguments
     ---------
-    models, clips, protocol
+    models, clips
         As for :func:`score_all`.
+    protocol : str
+        Its name in the table.
     parts : array-like
         Name of the part of each clip.
     conditions : iterable
@@ -235,12 +245,12 @@ def score_metadata_baseline(training, clips, protocol, parts, conditions):
     return _frame(rows)
 
 
-def score_context(models, clips, protocol="audio and metadata"):
+def score_context(models, clips):
     """Scores with audio and metadata, and with either alone.
 
     Arguments
     ---------
-    models, clips, protocol
+    models, clips
         As for :func:`score_all`.
 
     Returns
@@ -266,7 +276,7 @@ def score_context(models, clips, protocol="audio and metadata"):
             }
         for condition, log_posteriors in conditions.items():
             scores = clips.scores(log_posteriors)
-            rows += _rows(scores, name, protocol, condition)
+            rows += _rows(scores, name, "audio and metadata", condition)
     return _frame(rows)
 
 
@@ -276,7 +286,7 @@ def score_changed(models, clips, protocol, shares, seeds, change):
     Arguments
     ---------
     models, clips, protocol
-        As for :func:`score_all`.
+        As for :func:`score_parts`.
     shares : list
         Shares of the clips, 0 to 1; share 0, the unchanged clips, is added.
     seeds : list
@@ -303,20 +313,12 @@ def score_changed(models, clips, protocol, shares, seeds, change):
                 if share == min(shares):
                     recalls[name] += clips.recalls(log_posteriors)
         for name, values in scores.items():
+            n = len(clips.table)
             parts = [
-                {"metric": "macro_accuracy", "value": v, "seed": s}
-                for v, s in zip(values, seeds if share else [])
+                {**_score("macro_accuracy", value, n), "seed": seed}
+                for value, seed in zip(values, seeds if share else [])
             ]
-            mean, spread = np.mean(values), np.std(values)
-            parts.append(
-                {
-                    "metric": "macro_accuracy",
-                    "value": mean,
-                    "lower": mean - spread,
-                    "upper": mean + spread,
-                }
-            )
-            parts = [{**part, "clips": len(clips.table)} for part in parts]
+            parts.append(mean_score("macro_accuracy", values, n))
             if recalls[name]:
                 means = pd.DataFrame(recalls[name]).groupby(
                     "metric", sort=False, as_index=False
@@ -332,7 +334,7 @@ def score_audio(models, clips, protocol, changes):
     Arguments
     ---------
     models, clips, protocol
-        As for :func:`score_all`.
+        As for :func:`score_parts`.
     changes : dict
         ``change(samples, rate, number)`` by condition, see
         :meth:`~ascmamba_modules.evaluation.posterior_cache.PosteriorCache
@@ -361,7 +363,7 @@ def score_pooled(models, clips, sizes, seeds, protocol="pooled by session"):
     Arguments
     ---------
     models, clips, protocol
-        As for :func:`score_all`.
+        As for :func:`score_parts`.
     sizes : list
         Clips of a session that are put together, at most; 1 is none.
     seeds : list
@@ -381,21 +383,18 @@ def score_pooled(models, clips, sizes, seeds, protocol="pooled by session"):
                 parts = parts_of_groups(clips.sessions, size, seed)
                 pooled = pool_by_group(alone, parts).argmax(1)
                 values.append(macro_accuracy(clips.targets, pooled))
-            mean, spread = np.mean(values), np.std(values)
-            row = {"metric": "macro_accuracy", "value": mean}
-            row |= {"lower": mean - spread, "upper": mean + spread}
-            row["clips"] = len(alone)
+            row = mean_score("macro_accuracy", values, len(alone))
             condition = "all" if size == len(alone) else str(size)
             rows += _rows([row], name, protocol, condition)
     return _frame(rows)
 
 
-def score_unknown(models, clips, unknown, protocol="unknown"):
+def score_unknown(models, clips, unknown):
     """How well models tell clips of classes that they do not have.
 
     Arguments
     ---------
-    models, clips, protocol
+    models, clips
         As for :func:`score_all`; the classifiers must have a ``reliance``.
     unknown : pandas.DataFrame
         Clips of other classes.
@@ -415,27 +414,23 @@ def score_unknown(models, clips, unknown, protocol="unknown"):
         embeddings = torch.from_numpy(model.embeddings(everything))
         found = ~reliance.knows(embeddings).numpy()
         likeness = reliance.similarity(embeddings).numpy()
-        scores = {
-            "AUROC": (roc_auc_score(is_unknown, -likeness), len(everything)),
-            "unknown found": (found[is_unknown].mean(), len(unknown)),
-            "known taken for unknown": (
-                *(found[~is_unknown].mean(), len(clips.table)),
-            ),
-        }
+        auroc = roc_auc_score(is_unknown, -likeness)
+        right, wrong = found[is_unknown], found[~is_unknown]
         scores = [
-            {"metric": metric, "value": value, "clips": n}
-            for metric, (value, n) in scores.items()
+            _score("AUROC", auroc, len(everything)),
+            _score("unknown found", right.mean(), len(right)),
+            _score("known taken for unknown", wrong.mean(), len(wrong)),
         ]
-        rows += _rows(scores, name, protocol, protocol)
+        rows += _rows(scores, name, "unknown", "unknown")
     return _frame(rows)
 
 
-def score_calibration(models, clips, protocol="calibration"):
+def score_calibration(models, clips):
     """Log-loss and calibration error before and after temperature scaling.
 
     Arguments
     ---------
-    models, clips, protocol
+    models, clips
         As for :func:`score_all`.
 
     Returns
@@ -465,39 +460,29 @@ def score_calibration(models, clips, protocol="calibration"):
                 for score in clips.scores(values)
                 if score["metric"] in ("log_loss", "expected_calibration_error")
             ]
-            rows += _rows(scores, name, protocol, condition)
-        temperature = {
-            "metric": "temperature",
-            "value": temperatures.mean(),
-            "lower": temperatures.min(),
-            "upper": temperatures.max(),
-            "clips": len(clips.table),
-        }
-        n, found = len(clips.table), [temperature]
+            rows += _rows(scores, name, "calibration", condition)
+        n, ends = len(clips.table), (temperatures.min(), temperatures.max())
+        found = [_score("temperature", temperatures.mean(), n, ends)]
         try:
             held, size = coverage_by_session(
                 clips.targets, scaled[name], clips.sessions
             )
-            sets = {
-                "coverage of 90 % sets": held,
-                "classes in a 90 % set": size,
-            }
             found += [
-                {"metric": metric, "value": value, "clips": n}
-                for metric, value in sets.items()
+                _score("coverage of 90 % sets", held, n),
+                _score("classes in a 90 % set", size, n),
             ]
         except ValueError:
             pass  # too few clips to tell
-        rows += _rows(found, name, protocol, "temperature scaled")
+        rows += _rows(found, name, "calibration", "temperature scaled")
     return _frame(rows), scaled
 
 
-def compare_pairs(models, clips, protocol="paired test"):
+def compare_pairs(models, clips):
     """Differences in macro accuracy of all pairs of models, and their tests.
 
     Arguments
     ---------
-    models, clips, protocol
+    models, clips
         As for :func:`score_all`.
 
     Returns
@@ -515,18 +500,10 @@ def compare_pairs(models, clips, protocol="paired test"):
     for first, second in combinations(models, 2):
         a, b = right[first].astype(float), right[second].astype(float)
         difference, p_value = paired_test(a, b, clips.sessions, clips.targets)
-        rows += _rows(
-            [
-                {
-                    "metric": "macro_accuracy difference",
-                    "value": difference,
-                    **_ends(clips.interval(a - b, macro=True)),
-                    "clips": len(a),
-                },
-                {"metric": "p_value", "value": p_value, "clips": len(a)},
-            ],
-            first,
-            protocol,
-            f"against {second}",
-        )
+        n, ends = len(a), clips.interval(a - b, macro=True)
+        scores = [
+            _score("macro_accuracy difference", difference, n, ends),
+            _score("p_value", p_value, n),
+        ]
+        rows += _rows(scores, first, "paired test", f"against {second}")
     return _frame(rows)

@@ -16,6 +16,7 @@ from speechbrain.utils.fetching import (
     fetch,
 )
 from speechbrain.utils.logger import get_logger
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from ascmamba_modules.data.audio_files import inspect_audio, load_audio
@@ -350,7 +351,7 @@ class SceneClassifier(Pretrained):
             waveforms = [clips[i].waveform for i in part]
             longest = max(map(len, waveforms))
             inputs = (
-                _pad(waveforms),
+                pad_sequence(waveforms, batch_first=True),
                 torch.tensor([len(wav) / longest for wav in waveforms]),
                 [clips[i].location for i in part],
                 [clips[i].record_time for i in part],
@@ -763,10 +764,6 @@ def _one_a_clip(name, value, batch):
             "clip, None where it is unknown."
         )
     return list(value)
-
-
-def _pad(sequences):
-    return torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
 
 
 def _local_or_hub(source):

@@ -119,7 +119,9 @@ def facts(config):
             f"posteriors at a temperature of {temperature:.3f}, fitted on "
             "clips that training had not heard and contained in the weights"
         )
-    lines["labels"] = _text(training["label_sources"])
+    lines["labels"] = ", ".join(
+        f"{name} ({count})" for name, count in training["label_sources"].items()
+    )
     licences = _through(training, "licences")
     for name, count in all_datasets(training).items():
         lines[f"data set {name}"] = (
@@ -265,10 +267,6 @@ def _seconds(lengths):
         return UNKNOWN
     shortest, longest = (f"{seconds:.4g}" for seconds in lengths)
     return f"{shortest} s" if shortest == longest else f"{shortest}-{longest} s"
-
-
-def _text(counts):
-    return ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 
 def _percent(share):

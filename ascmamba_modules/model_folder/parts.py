@@ -143,28 +143,8 @@ def read_tensors(path):
         ) from None
 
 
-def load_weights(module, path):
-    """Loads weights; every name, shape and type must fit.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-        Takes the weights.
-    path : str or Path
-        Safetensors file.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        See :func:`read_tensors` and :func:`~ascmamba_modules.utils.checkpoints
-        .check_fit`.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "model.safetensors"
-    >>> save_part("model", torch.nn.Linear(2, 3), path.parent)
-    >>> load_weights(torch.nn.Linear(2, 3), path)
-    """
+def _load_weights(module, path):
+    """Loads weights; every name, shape and type must fit."""
     given = read_tensors(path)
     check_fit(given, module.state_dict(), path)
     module.load_state_dict(given)
@@ -261,7 +241,7 @@ def _check_exists(path):
 _HANDLERS = {
     "normalize": (_save_statistics, load_statistics),
     "tokenizer": (_save, _load_tokenizer),
-    "context_encoder": (_save_weights, load_weights),
-    "model": (_save_weights, load_weights),
+    "context_encoder": (_save_weights, _load_weights),
+    "model": (_save_weights, _load_weights),
     "label_encoder": (_save, _load_labels),
 }

@@ -50,27 +50,9 @@ def exit_on(*errors):
 
 
 def parse_arguments(arguments):
-    """Reads a command line as SpeechBrain's recipes do.
-
-    Arguments
-    ---------
-    arguments : list
-        The words after the script's name.
-
-    Returns
-    -------
-    hparams_file : str
-        The YAML file.
-    run_opts : speechbrain.utils.run_opts.RunOptions
-        SpeechBrain's run options.
-    overrides : str
-        YAML text of the settings to replace.
-
-    Raises
-    ------
-    SystemExit
-        If an option has two values or misses its value, or if there is no such
-        device here.
+    """Reads a command line as SpeechBrain's recipes do: the YAML file, the run
+    options, and the settings to replace as YAML text.  Exits if an option has
+    two values or misses its value, or if there is no such device here.
 
     Example
     -------
@@ -121,20 +103,8 @@ def check_device(run_opts):
 def load_hparams(hparams_file, overrides, check=None):
     """Loads a YAML file; exits with one line if its settings cannot be used.
 
-    Arguments
-    ---------
-    hparams_file : str or Path
-        The file.
-    overrides : str or dict
-        Settings that replace those of the file.
-    check : callable, optional
-        Takes the settings, before anything is built from them; raises a
-        ValueError for those that would fail later.
-
-    Returns
-    -------
-    dict
-        The hyperparameters.
+    ``check`` takes the settings before anything is built from them, and raises
+    a ValueError for those that would fail later.
     """
     with exit_naming(hparams_file), open(hparams_file, encoding="utf-8") as f:
         check_overrides(YAML().load(f), read_overrides(overrides))
@@ -181,13 +151,6 @@ def check_overrides(settings, overrides):
     """Raises a ValueError for settings that are unknown, missing, or of
     another type than in the file.
 
-    Arguments
-    ---------
-    settings : dict
-        Those of the file.
-    overrides : dict
-        Those that replace them.
-
     Example
     -------
     >>> check_overrides({"channels": 64}, {"chanels": 16})
@@ -227,13 +190,6 @@ def _tag(node):
 def check_stage(stage, own):
     """Raises a ValueError for a YAML file that another script runs.
 
-    Arguments
-    ---------
-    stage : str
-        That of the file.
-    own : str
-        That of the script.
-
     Example
     -------
     >>> check_stage("finetune", "evaluate")
@@ -246,18 +202,8 @@ def check_stage(stage, own):
 
 
 def check_range(hparams, *names, low, high=float("inf"), whole=False):
-    """Raises a ValueError unless settings are numbers within bounds.
-
-    Arguments
-    ---------
-    hparams : dict
-        The settings.
-    *names : str
-        Which of them.
-    low, high : float
-        The bounds, which are allowed themselves.
-    whole : bool
-        Whether they must be integers.
+    """Raises a ValueError unless settings are numbers from ``low`` to ``high``,
+    whole ones if asked for.
 
     Example
     -------
@@ -298,17 +244,7 @@ def check_output_folder(settings):
 
 def save_settings(hparams_file, overrides, folder):
     """Writes ``hyperparams.yaml`` as ``create_experiment_directory`` does,
-    but whole or not at all: resuming compares with it.
-
-    Arguments
-    ---------
-    hparams_file : str or Path
-        The YAML file.
-    overrides : str or dict
-        Settings that replace those of the file.
-    folder : str or Path
-        The output folder.
-    """
+    but whole or not at all: resuming compares with it."""
     with open(hparams_file, encoding="utf-8") as file:
         settings = resolve_references(file, overrides).read()
     if if_main_process():
@@ -340,8 +276,8 @@ def locked(folder):
 
 
 def run_in_group(function, run_opts):
-    """Sets up torch.distributed under ``torchrun``, and tears it down without
-    Gloo's crash at exit.
+    """Calls a function with torch.distributed set up under ``torchrun``, and
+    tears that down without Gloo's crash at exit.
 
     The threads of a Gloo group free the tensors of the last collective, which
     takes Python's global lock. A process whose interpreter is ending by then
@@ -351,13 +287,6 @@ def run_in_group(function, run_opts):
 
     After exceptions other than ``SystemExit`` the group is left alone,
     because its threads may wait for processes that do not come.
-
-    Arguments
-    ---------
-    function : callable
-        What to do in between, without arguments.
-    run_opts : dict
-        SpeechBrain's run options, of which ``distributed_backend`` counts.
     """
     try:
         sb.utils.distributed.ddp_init_group(run_opts)

@@ -41,11 +41,10 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.dataio.preprocess import AudioNormalizer
 from stages import (
     RECIPE,
-    SUMMARY,
     Stage,
     one_line_at_the_end,
-    options,
     run_stages,
+    training_stage,
 )
 
 from ascmamba_modules.data.audio_files import load_audio
@@ -64,8 +63,6 @@ SYSTEMS = RECIPE / "compare.yaml"
 SCORES, TABLE = "scores.json", "comparison"
 SECONDS = 10
 CLEAN = "accuracy"
-
-
 CONDITIONS = {CLEAN: lambda x, rate: x, **DEVICES}
 
 
@@ -199,7 +196,7 @@ def cpu_seconds():
 def write_manifests(data, folds, output):
     """Writes the manifests of the folds; gives them as tables."""
     is_manifest = str(data).lower().endswith(".csv")
-    write = _write_folds if is_manifest else _write_esc10
+    write = _write_folds if is_manifest else prepare_esc10
     clips = read_manifest(data) if is_manifest else None
     tables = {}
     for fold in folds:
@@ -218,10 +215,6 @@ def write_manifests(data, folds, output):
                 "another output folder"
             )
     return tables
-
-
-def _write_esc10(folder, fold, path):
-    prepare_esc10(folder, fold, path)
 
 
 def _write_folds(manifest, fold, path):
@@ -264,12 +257,13 @@ def list_runs(name, system, args, tables, output):
         if not system.get("linear"):
             own["scene_labels"] = sorted(set(table["scene_label"]))
             own["feature_cache"] = output / "features"
-        words = (*options(own | settings), "--noprogressbar")
-        stage = is_trained and Stage(
-            *(folder.name, title, "train.py", (system["hparams"], *words)),
-            folder / SUMMARY,
-        )
-        runs.append(Run(fold, seed, title, folder, settings, stage or None))
+        stage = None
+        if is_trained:
+            stage = training_stage(
+                *(folder.name, title, system["hparams"], own | settings),
+                more=("--noprogressbar",),
+            )
+        runs.append(Run(fold, seed, title, folder, settings, stage))
     return runs
 
 

@@ -41,23 +41,8 @@ Pages named docs/... are those of the package.
 
 
 def copy_recipe(checkout):
-    """Copies the recipe.
-
-    Arguments
-    ---------
-    checkout : str or Path
-        A checkout of SpeechBrain.
-
-    Returns
-    -------
-    list
-        The files that were written, relative to the checkout.
-
-    Raises
-    ------
-    ValueError
-        If the folder is no checkout.
-    """
+    """Copies the recipe into a checkout; gives the files that were written,
+    relative to it."""
     for name in NEEDED:
         if not Path(checkout, name).is_dir():
             raise ValueError(

@@ -33,29 +33,9 @@ _USUAL_DURATION = 0.1
 
 
 def find_corpus(folder, name, wanted, instructions):
-    """Finds a corpus in a folder or one level below it.
-
-    Arguments
-    ---------
-    folder : str or Path
-        The corpus as it was unpacked, or the folder that it lies in.
-    name : str
-        Name of the corpus' own folder.
-    wanted : list
-        Files and folders that the corpus' folder holds.
-    instructions : str
-        What to fetch and where to put it.
-
-    Returns
-    -------
-    Path
-        The corpus' own folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is in neither; says what was expected and what was found.
-    """
+    """Finds a corpus in a folder or one level below it, where it is called
+    ``name``, by the files and folders that it holds.  Raises a
+    FileNotFoundError that says what was expected and what was found."""
     folder = Path(folder).absolute()
     for place in (folder, folder / name):
         if all((place / part).exists() for part in wanted):
@@ -74,18 +54,8 @@ def find_corpus(folder, name, wanted, instructions):
 def wave_files(folder, pattern):
     """Lists the WAVE files of a corpus, whatever the case of their suffix.
 
-    Arguments
-    ---------
-    folder : Path
-        Where they are.
-    pattern : str
-        Of their paths in it, for ``Path.glob``.
-
-    Returns
-    -------
-    list
-        Full paths, sorted; without the ``._`` files that macOS writes beside
-        others on foreign disks.
+    Without the ``._`` files that macOS writes beside others on foreign
+    disks.
     """
     return [
         path
@@ -95,65 +65,25 @@ def wave_files(folder, pattern):
 
 
 def find_file(path):
-    """Finds a file whose suffix may be written in the other case.
-
-    Arguments
-    ---------
-    path : Path
-        The file as a corpus' table names it.
-
-    Returns
-    -------
-    Path
-        The file that is there; ``path`` if none is.
-    """
+    """Finds a file of a corpus' table, whose suffix may be written in the
+    other case; gives the path as it is if there is none."""
     other = path.with_suffix(path.suffix.swapcase())
     return other if other.exists() and not path.exists() else path
 
 
 def provenance(folder, dataset):
-    """Says what a corpus is and where its labels are from.
-
-    Arguments
-    ---------
-    folder : Path
-        The corpus.
-    dataset : str
-        Its name.
-
-    Returns
-    -------
-    dict
-        ``dataset`` and ``label_source`` of its clips; those of the demo
-        (``SYNTHETIC.txt`` lies in the folder or beside it) are synthetic.
-    """
+    """Says what a corpus is and where its labels are from: ``dataset`` and
+    ``label_source`` of its clips.  Those of the demo (``SYNTHETIC.txt`` lies in
+    the folder or beside it) are synthetic."""
     if any((place / SYNTHETIC).exists() for place in (folder, folder.parent)):
         return {"dataset": f"synthetic {dataset}", "label_source": "synthetic"}
     return {"dataset": dataset, "label_source": "human"}
 
 
 def read_table(path, columns, separator=","):
-    """Reads a corpus' own CSV file.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file, UTF-8, with or without a byte-order mark.
-    columns : list
-        The columns that it must have.
-    separator : str
-        What stands between fields.
-
-    Returns
-    -------
-    pandas.DataFrame
-        These columns as stripped texts, and ``line``, the line in the file.
-
-    Raises
-    ------
-    ManifestError
-        If it is not a CSV file with these columns.
-    """
+    """Reads columns of a corpus' own CSV file, UTF-8 with or without a
+    byte-order mark, as stripped texts, and ``line``, the line in the file.
+    Raises a ManifestError if it is not a CSV file with these columns."""
     try:
         table = pd.read_csv(
             path,
@@ -181,15 +111,8 @@ def read_table(path, columns, separator=","):
 
 
 def check_no_duplicates(path, table):
-    """Raises a ManifestError if two lines of a CSV file name one file.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-    table : pandas.DataFrame
-        From :func:`read_table`, with a column filename.
-    """
+    """Raises a ManifestError if two lines of a table from :func:`read_table`
+    have the same filename."""
     first = table.drop_duplicates("filename").set_index("filename")["line"]
     again = table[table.duplicated("filename")]
     problems = [
@@ -202,13 +125,7 @@ def check_no_duplicates(path, table):
 
 
 def check_output(output):
-    """Raises an OSError, before any work, if a file cannot be written.
-
-    Arguments
-    ---------
-    output : str or Path
-        The file to write.
-    """
+    """Raises an OSError, before any work, if a file cannot be written."""
     output = Path(output).absolute()
     if output.is_dir():
         raise IsADirectoryError(f"--output {output} is a folder")
@@ -218,32 +135,14 @@ def check_output(output):
 
 
 def drop_unusable_clips(table, output, max_problems, problems=()):
-    """Checks all audio files and leaves out those that cannot be used.
+    """Checks all audio files and leaves out those that cannot be used; gives
+    the rows that stay, with their duration in seconds.
 
     Beside the manifest stand ``*_problems.csv``, which names each clip that
     is left out and each odd one, and ``*_audio.csv``, with which a second
-    run skips what has not changed.
-
-    Arguments
-    ---------
-    table : pandas.DataFrame
-        Manifest rows.
-    output : str or Path
-        The manifest to be.
-    max_problems : float
-        Share of clips that may be left out before this is an error.
-    problems : list
-        Problems found already: dictionaries with ID, wav and problem.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The rows that stay, with their duration in seconds.
-
-    Raises
-    ------
-    ManifestError
-        If more are unusable; the report is written all the same.
+    run skips what has not changed.  ``problems`` were found already:
+    dictionaries with ID, wav and problem.  Raises a ManifestError if more than
+    the share ``max_problems`` is unusable; the report is written all the same.
     """
     output = Path(output)
     total = len(table) + len(problems)
@@ -303,32 +202,10 @@ def write_corpus(
 ):
     """Unifies the classes, checks the audio, splits, and writes the manifest.
 
-    Arguments
-    ---------
-    rows : pandas.DataFrame
-        Manifest rows without duration.
-    output : str or Path
-        The manifest to write.
-    split : str
-        How to draw the splits: one of ``ascmamba_modules.data.splits.SPLITS``.
-        With any other name those of the rows stay.
-    unified : str, optional
-        The corpus whose classes become the pre-training set's, see
-        :func:`to_unified`; by default they stay.
-    max_problems, problems
-        See :func:`drop_unusable_clips`.
-    seed : int
-        Seed of a random split.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The manifest.
-
-    Raises
-    ------
-    ManifestError
-        For too many unusable clips.
+    ``split`` is one of ``ascmamba_modules.data.splits.SPLITS``; with any other
+    name the splits of the rows stay.  ``unified`` is the corpus whose classes
+    become the pre-training set's, see :func:`to_unified`; by default they stay.
+    See :func:`drop_unusable_clips` for ``max_problems`` and ``problems``.
     """
     if unified:
         rows = to_unified(rows, unified)
@@ -351,12 +228,9 @@ def unified_scenes():
     names were merged, from all devices and splits, follows from the counts:
     TAU's are known, and what remains of each sum is CochlScene's.
 
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each class of the two corpora: corpus, scene (its name
-        there), clips (how many there are), and unified, the class that it is
-        part of; "" for those that have no place among the ten.
+    Columns: corpus, scene (its name there), clips (how many there are), and
+    unified, the class that it is part of; "" for those that have no place
+    among the ten.
 
     Example
     -------
@@ -368,17 +242,8 @@ def unified_scenes():
 
 
 def scenes_of(corpus):
-    """Gives the unified class of each class of a corpus.
-
-    Arguments
-    ---------
-    corpus : str
-        "TAU" or "CochlScene".
-
-    Returns
-    -------
-    dict
-        By the corpus' own name; "" for those that have no place.
+    """Gives the unified class of each class of "TAU" or "CochlScene", by the
+    corpus' own name; "" for those that have no place.
 
     Example
     -------
@@ -391,19 +256,8 @@ def scenes_of(corpus):
 
 
 def to_unified(table, corpus):
-    """Renames the classes of a corpus, and drops those that have no place.
-
-    Arguments
-    ---------
-    table : pandas.DataFrame
-        Manifest rows with the corpus' own classes.
-    corpus : str
-        "TAU" or "CochlScene".
-
-    Returns
-    -------
-    pandas.DataFrame
-        The rows that stay.
+    """Renames the classes of a corpus, and drops rows of those that have no
+    place; see :func:`scenes_of`.
 
     Example
     -------
@@ -416,15 +270,7 @@ def to_unified(table, corpus):
 
 
 def print_counts(table, output):
-    """Prints how many clips of each class are in each split.
-
-    Arguments
-    ---------
-    table : pandas.DataFrame
-        The manifest.
-    output : str or Path
-        Where it was written.
-    """
+    """Prints how many clips of each class are in each split."""
     labels = table["scene_label"].replace("", "(unlabelled)")
     splits = table["split"].replace("", "(none)")
     counts = pd.crosstab(labels, splits, margins=True, margins_name="all")
@@ -435,21 +281,7 @@ def print_counts(table, output):
 def make_parser(description, instructions, splits, default_split):
     """Makes a parser with the options that the challenge's corpora share.
 
-    Arguments
-    ---------
-    description : str
-        The script's docstring.
-    instructions : str
-        What to fetch and where to put it.
-    splits : dict
-        Name to description.
-    default_split : str
-        The one taken unless another is asked for.
-
-    Returns
-    -------
-    argparse.ArgumentParser
-        With folder, --output, --split, --seed, --max-problems, --download.
+    ``splits`` has a description by name.
     """
     parser = argparse.ArgumentParser(
         description=description,
@@ -496,13 +328,7 @@ def add_unified(parser):
 
 
 def run_command(work):
-    """Calls ``work()``; what users can mend ends it with one message.
-
-    Arguments
-    ---------
-    work : callable
-        What the command does.
-    """
+    """Calls ``work()``; what users can mend ends it with one message."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         work()
@@ -511,19 +337,8 @@ def run_command(work):
 
 
 def run_preparation(parser, arguments, prepare, download=None):
-    """Runs the command of a corpus.
-
-    Arguments
-    ---------
-    parser : argparse.ArgumentParser
-        Its options are the arguments of ``prepare``, and --download.
-    arguments : list
-        The command line.
-    prepare : callable
-        Writes the manifest, and returns it.
-    download : callable, optional
-        Fetches the corpus into a folder.
-    """
+    """Runs the command of a corpus: fetches it if asked to, calls ``prepare``
+    with the other options, and prints the counts of the manifest it returns."""
     options = vars(parser.parse_args(arguments))
 
     def work():

@@ -20,12 +20,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
-from stages import RECIPE, SUMMARY, Stage, one_line_at_the_end, run_stages
+from stages import RECIPE, one_line_at_the_end, run_stages, training_stage
 
 from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.data.sessions import LEVELS, find_groups
 from ascmamba_modules.data.splits import DEVELOPMENT_SPLITS, split
-from ascmamba_modules.evaluation.protocols import COLUMNS, ScoredClips
+from ascmamba_modules.evaluation.protocols import (
+    COLUMNS,
+    ScoredClips,
+    mean_score,
+)
 from ascmamba_modules.utils.files import replacing, write_csv
 
 RESULTS = "results.csv"
@@ -34,31 +38,12 @@ RESULTS = "results.csv"
 def make_folds(table, by, n_folds, seed):
     """Divides the labelled development clips into folds of whole groups.
 
-    Arguments
-    ---------
-    table : pandas.DataFrame
-        With the columns of :mod:`ascmamba_modules.data.manifest`; development
-        clips are those of split "train", "valid" or none, the others are
-        left out.
-    by : str
-        What a group is: one of ``LEVELS``.
-    n_folds : int
-        Number of folds; scikit-learn's ``StratifiedGroupKFold`` makes their
-        classes as alike as whole groups allow.
-    seed : int
-        Of the folds and of the validation clips.
-
-    Returns
-    -------
-    dict
-        For each fold, by the names of its groups, a manifest: its clips are
-        "test", of the others a fifth of the sessions "valid", the rest
-        "train".
-
-    Raises
-    ------
-    ValueError
-        If there are fewer groups than folds, or nothing to validate on.
+    Development clips are those of split "train", "valid" or none; the others
+    are left out.  A group is one of ``LEVELS``; scikit-learn's
+    ``StratifiedGroupKFold`` makes the folds' classes as alike as whole groups
+    allow.  Gives a manifest for each fold, by the names of its groups: its
+    clips are "test", of the others a fifth of the sessions "valid", the rest
+    "train".
     """
     table = table[table["split"].isin(DEVELOPMENT_SPLITS)]
     groups = find_groups(table)[by]
@@ -104,33 +89,18 @@ def list_trainings(hparams, paths, output, options):
     trainings = []
     for number, path in enumerate(paths, 1):
         name, title = f"fold_{number}", f"train without fold {number}"
-        files = ["--manifest", str(path), "--output_folder", str(output / name)]
-        arguments = (hparams, *files, *options)
-        result = output / name / SUMMARY
-        trainings.append(Stage(name, title, "train.py", arguments, result))
+        files = {"manifest": path, "output_folder": output / name}
+        trainings.append(training_stage(name, title, hparams, files, options))
     return trainings
 
 
 def score(folds, output, model):
     """Scores the folds, each and together.
 
-    Arguments
-    ---------
-    folds : dict
-        From :func:`make_folds`.
-    output : Path
-        The folder with the finished trainings.
-    model : str
-        What to call the model.
-
-    Returns
-    -------
-    results : pandas.DataFrame
-        See :mod:`ascmamba_modules.evaluation.protocols`.  Conditions: each
-        fold; their mean, with one standard deviation around it; all clips
-        together, each answered by the training that has not seen its group.
-    table : pandas.DataFrame
-        Texts: a row a fold.
+    The results (see :mod:`ascmamba_modules.evaluation.protocols`) have the
+    conditions: each fold; their mean, with one standard deviation around it;
+    all clips together, each answered by the training that has not seen its
+    group.  Beside them a table of texts, a row a fold.
     """
     rows, shown, parts = [], [], []
     for number, (names, fold) in enumerate(folds.items(), 1):
@@ -158,19 +128,10 @@ def score(folds, output, model):
                 "of them without training clips": ", ".join(new),
             }
         )
-    frame = pd.DataFrame(rows)
+    n, frame = sum(len(clips) for clips, _ in parts), pd.DataFrame(rows)
     for metric, values in frame.groupby("metric", sort=False)["value"]:
-        mean, spread = values.mean(), values.std(ddof=0)
-        rows.append(
-            {
-                "condition": "mean of the folds",
-                "metric": metric,
-                "value": mean,
-                "lower": mean - spread,
-                "upper": mean + spread,
-                "clips": sum(len(clips) for clips, _ in parts),
-            }
-        )
+        mean = mean_score(metric, values, n)
+        rows.append({"condition": "mean of the folds"} | mean)
     clips, posteriors = (pd.concat(part) for part in zip(*parts))
     together = ScoredClips(clips, classes)
     log_posteriors = _log(posteriors)

@@ -48,27 +48,8 @@ logger = get_logger(__name__)
 
 
 def distill(hparams_file, run_opts, overrides):
-    """Trains a student on a teacher's answers, or what is left of it.
-
-    Arguments
-    ---------
-    hparams_file : str
-        The stage's YAML file.
-    run_opts : dict
-        SpeechBrain's run options.
-    overrides : str or dict
-        Settings that replace those of the file.
-
-    Returns
-    -------
-    Path
-        The output folder, with the folder ``model``.
-
-    Raises
-    ------
-    SystemExit
-        For settings, clips or a teacher that cannot be learned from.
-    """
+    """Trains a student on a teacher's answers, or what is left of it; see
+    :func:`training.train`."""
     start_time = time.time()
     rows, labels, overrides = read_rows(hparams_file, overrides)
     hparams = load_hparams(hparams_file, overrides, check_distillation)

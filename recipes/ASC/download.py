@@ -11,26 +11,12 @@ logger = get_logger(__name__)
 
 
 def fetch_record(record, names, folder, unpack=True):
-    """Fetches files of a Zenodo record.
+    """Fetches files of a Zenodo record; ``unpack`` says whether to unpack
+    them, zip archives, into the folder.
 
     A file that is there whole is not fetched again, so that an interrupted
-    download goes on with the file at which it stopped.
-
-    Arguments
-    ---------
-    record : int
-        Number of the record.
-    names : list
-        Its files to fetch.
-    folder : str or Path
-        Where to keep them.
-    unpack : bool
-        Whether to unpack the files, zip archives, into the folder.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be fetched, with where to find it by hand.
+    download goes on with the file at which it stopped.  Raises an OSError that
+    says where to find by hand what cannot be fetched.
     """
     store = pooch.create(folder, f"doi:10.5281/zenodo.{record}/")
     try:
@@ -79,22 +65,8 @@ def _is_whole(path, size):
 
 
 def fetch_file(url, checksum, folder):
-    """Fetches one file from the web.
-
-    Arguments
-    ---------
-    url : str
-        Its address.
-    checksum : str
-        Its SHA-256.
-    folder : str or Path
-        Where to put it.
-
-    Raises
-    ------
-    OSError
-        If it cannot be fetched or is not the file expected.
-    """
+    """Fetches one file from the web, by its SHA-256; raises an OSError that
+    says how to do it by hand."""
     name = url.rsplit("/", 1)[-1]
     try:
         pooch.retrieve(url, f"sha256:{checksum}", name, folder)

@@ -320,15 +320,8 @@ def check_rates(hparams, classifiers):
 
 
 def make_caches(hparams, classifiers, scored, evaluation, folder):
-    """Computes features, once in each setting.
-
-    Returns
-    -------
-    dict
-        The cache of each model.
-    FeatureCache
-        That of the settings' own features, with the evaluation clips.
-    """
+    """Computes features, once in each setting; gives the cache of each model,
+    and that of the settings' own features, with the evaluation clips."""
     caches = {}
 
     def cache_of(features, audio_normalizer):

@@ -27,7 +27,7 @@ from pathlib import Path
 import pandas as pd
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GroupKFold
-from stages import SUMMARY, Stage, one_line_at_the_end, options, run_stages
+from stages import one_line_at_the_end, run_stages, training_stage
 
 from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.inference import SceneClassifier
@@ -88,11 +88,10 @@ def list_stages(table, groups, output, teacher, more):
         write_manifest(clips.drop(columns=["source", "licence"]), manifest)
         files = {"manifest": manifest, "teacher": teacher}
         files["output_folder"] = output / name
-        words = ("hparams/distill.yaml", *options(files), "--noprogressbar")
         stages.append(
-            Stage(
-                *(name, f"distil {title}", "train.py", (*words, *more)),
-                output / name / SUMMARY,
+            training_stage(
+                *(name, f"distil {title}", "hparams/distill.yaml", files),
+                more=("--noprogressbar", *more),
             )
         )
     return stages

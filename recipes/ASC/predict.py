@@ -45,27 +45,11 @@ COLUMNS = ["filename", "location", "record_time", "scene_label"]
 
 
 def find_clips(metadata, manifest):
-    """Finds the manifest's rows of the clips to label.
+    """Finds the clips to label: rows of the organisers' metadata, and the
+    manifest's row of each, in the same order.
 
-    Arguments
-    ---------
-    metadata : str or Path
-        The organisers' CSV file of the evaluation set.
-    manifest : str or Path
-        Manifest with these clips, and perhaps others.
-
-    Returns
-    -------
-    wanted : pandas.DataFrame
-        Rows of the metadata, see :func:`prepare_cas.read_metadata`.
-    clips : pandas.DataFrame
-        The manifest's row of each, in the same order.
-
-    Raises
-    ------
-    ManifestError
-        For files that cannot be used, clips that come twice, are labelled
-        already, or are missing in the manifest, and unusable audio.
+    Raises a ManifestError for files that cannot be used, clips that come twice,
+    are labelled already, or are missing in the manifest, and unusable audio.
     """
     wanted = read_metadata(metadata)
     labelled = wanted[wanted["scene_label"] != ""]
@@ -99,27 +83,8 @@ def find_clips(metadata, manifest):
 
 
 def load_classifier(folder, device):
-    """Loads a model, and checks that it knows the challenge's scenes.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Output folder of a finished stage, or the folder ``model`` in it.
-    device : str
-        "cpu" or "cuda".
-
-    Returns
-    -------
-    ascmamba_modules.inference.SceneClassifier
-        The model.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no model.
-    ValueError
-        If it cannot be loaded, or has other classes.
-    """
+    """Loads a model; raises a ValueError unless its classes are the
+    challenge's scenes."""
     classifier = SceneClassifier.from_hparams(
         folder, run_opts={"device": device}
     )
@@ -134,22 +99,8 @@ def load_classifier(folder, device):
 
 
 def find_posteriors(classifier, clips, loader_options):
-    """Asks a model about clips.
-
-    Arguments
-    ---------
-    classifier : ascmamba_modules.inference.SceneClassifier
-        The model.
-    clips : pandas.DataFrame
-        Manifest rows.
-    loader_options : dict
-        How to batch and load them.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row a clip, in the given order, a column a scene.
-    """
+    """Asks a model about clips; gives a row a clip, in the given order, and a
+    column a scene."""
     dataset = make_dataset(clips, classifier.audio_normalizer)
     found = []
     for batch in tqdm(
@@ -174,28 +125,12 @@ def predict(
     loader_options,
     pool_sessions=False,
 ):
-    """Writes the challenge's file.
+    """Writes the challenge's file, and the posteriors beside it; see
+    :func:`find_clips` for manifest and metadata.
 
-    Arguments
-    ---------
-    folder : str or Path
-        Output folder of a finished stage, or the folder ``model`` in it.
-    manifest, metadata : str or Path
-        See :func:`find_clips`.
-    output : str or Path
-        CSV file to write; the posteriors go to ``<name>_posteriors.csv``.
-    device : str
-        "cpu" or "cuda".
-    loader_options : dict
-        See :func:`find_posteriors`.
-    pool_sessions : bool
-        Whether the clips of a session share their answer, see
-        :func:`ascmamba_modules.evaluation.pooling.pool_by_group`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        What was written to ``output``.
+    ``pool_sessions`` says whether the clips of a session share their answer,
+    see :func:`ascmamba_modules.evaluation.pooling.pool_by_group`.  Gives what
+    was written to ``output``.
     """
     wanted, clips = find_clips(metadata, manifest)
     classifier = load_classifier(folder, device)

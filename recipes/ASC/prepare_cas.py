@@ -126,17 +126,8 @@ def prepare_cas(
 def read_rows(folder, truth=None):
     """Reads the metadata of both sets and finds their files.
 
-    Arguments
-    ---------
-    folder, truth : str or Path
-        See :func:`prepare_cas`.
-
-    Returns
-    -------
-    rows : pandas.DataFrame
-        Manifest rows without duration.
-    problems : list
-        For each row of the metadata without a file: ID, wav and problem.
+    Gives manifest rows without duration and, for each row of the metadata
+    without a file, a problem: ID, wav and problem.
     """
     labels = {} if truth is None else read_truth(truth)
     folder = Path(folder).absolute()
@@ -180,24 +171,9 @@ def _read_part(folder, part):
 
 
 def read_metadata(path):
-    """Reads the organisers' CSV file of one set, and checks every row.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Texts filename, location, record_time and scene_label, and line.
-
-    Raises
-    ------
-    ManifestError
-        With all rows that have an unknown scene, an invalid time, or a
-        file name that came before.
-    """
+    """Reads the organisers' CSV file of one set: texts filename, location,
+    record_time and scene_label, and line.  Raises a ManifestError with all rows
+    that have an unknown scene, an invalid time, or a name that came before."""
     columns = ["filename", "location", "record_time", "scene_label"]
     meta = read_table(path, columns)
     problems = []
@@ -220,25 +196,9 @@ def read_metadata(path):
 
 
 def read_truth(path, scenes=SCENES):
-    """Reads labels that the organisers' metadata does not give.
-
-    Arguments
-    ---------
-    path : str or Path
-        CSV file with columns filename and scene_label.
-    scenes : list
-        The scenes that there are.
-
-    Returns
-    -------
-    dict
-        Scene by file name.
-
-    Raises
-    ------
-    ManifestError
-        For unknown scenes and file names that come twice.
-    """
+    """Reads labels that the organisers' metadata does not give, by file name,
+    from a CSV file with columns filename and scene_label.  Raises a
+    ManifestError for unknown scenes and file names that come twice."""
     table = read_table(path, ["filename", "scene_label"])
     strange = table[~table["scene_label"].isin(scenes)]
     if len(strange):
@@ -254,24 +214,11 @@ def read_truth(path, scenes=SCENES):
 
 
 def match_files(names, folder):
-    """Finds the audio file of each name.
+    """Finds the audio file of each name; gives paths by name, and a problem
+    (ID, wav and problem) for each name without a file of its own.
 
     Files may carry a prefix or a suffix around the name.  One that is called
     exactly so goes first; a name that fits several others is ambiguous.
-
-    Arguments
-    ---------
-    names : list
-        Names without suffix.
-    folder : Path
-        Where the files are, at any depth.
-
-    Returns
-    -------
-    files : dict
-        Name to full path.
-    problems : list
-        For each name without a file of its own: ID, wav and problem.
     """
     by_stem = defaultdict(list)
     for path in wave_files(folder, "**/*"):
@@ -318,18 +265,7 @@ def _lines_with(name, text):
 
 
 def download(folder):
-    """Fetches both sets and their metadata.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Where to put them.
-
-    Raises
-    ------
-    OSError
-        If something cannot be fetched.
-    """
+    """Fetches both sets and their metadata."""
     for part, record in RECORDS.items():
         fetch_record(record, [f"ICME2024_GC_ASC_{part}.zip"], folder)
         fetch_file(

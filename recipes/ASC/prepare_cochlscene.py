@@ -68,27 +68,9 @@ def prepare_cochlscene(
 
 
 def read_rows(folder, split="all"):
-    """Lists the files of the corpus and those that ``Data_info.tsv`` names.
-
-    Arguments
-    ---------
-    folder : str or Path
-        The corpus, or the folder in which it was unpacked.
-    split : str
-        "official" for the corpus' own split; else every clip is for training.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Manifest rows without duration.
-
-    Raises
-    ------
-    OSError
-        For a folder that is not the corpus.
-    ManifestError
-        For a list of files that cannot be used, or files in the wrong place.
-    """
+    """Lists the files of the corpus and those that ``Data_info.tsv`` names, as
+    manifest rows without duration.  For split "official" the split is the
+    corpus' own, else every clip is for training."""
     folder = find_corpus(folder, NAME, list(_FOLDERS), INSTRUCTIONS)
     files = {
         path.relative_to(folder).as_posix()
@@ -161,18 +143,7 @@ def _listed_files(folder):
 
 
 def unpack(folder):
-    """Unpacks the parts of the archive.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Where they are.
-
-    Raises
-    ------
-    OSError
-        If there is no 7-Zip, or it fails.
-    """
+    """Unpacks the parts of the archive, which takes 7-Zip."""
     folder = Path(folder)
     if (folder / NAME).is_dir():
         return
@@ -192,13 +163,7 @@ def unpack(folder):
 
 
 def download(folder):
-    """Fetches the parts of the archive, and unpacks them.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Where to put it.
-    """
+    """Fetches and unpacks the corpus."""
     fetch_record(RECORD, ARCHIVES, folder, unpack=False)
     unpack(folder)
 

@@ -31,18 +31,8 @@ FOLDS = (1, 2, 3, 4, 5)
 
 
 def read_metadata(folder):
-    """Finds the list of clips in a folder of ESC-10 or ESC-50.
-
-    Arguments
-    ---------
-    folder : pathlib.Path
-        The unpacked data set.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns filename, fold and category.
-    """
+    """Reads filename, fold and category of the clips of ESC-10, from its own
+    folder or that of ESC-50."""
     for name in ("meta.csv", "meta/esc50.csv"):
         if (folder / name).exists():
             columns = ["filename", "fold", "category"]

@@ -96,16 +96,8 @@ def prepare_pretraining(
 def compare_with_paper(table):
     """Counts the clips of each class beside the paper's Table 1.
 
-    Arguments
-    ---------
-    table : pandas.DataFrame
-        The manifest.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row a class, and Total: clips of TAU and of CochlScene, their sum,
-        the sum in the paper and the difference.
+    A row a class, and Total: clips of TAU and of CochlScene, their sum, the
+    sum in the paper and the difference.
     """
     scenes = unified_scenes()
     paper = scenes[scenes["unified"] != ""].groupby("unified")["clips"].sum()

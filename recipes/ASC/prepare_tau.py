@@ -67,27 +67,8 @@ def prepare_tau(
 
 
 def read_rows(folder, split="all"):
-    """Reads ``meta.csv``, and the lists of the corpus' own split.
-
-    Arguments
-    ---------
-    folder : str or Path
-        The corpus, or the folder in which it was unpacked.
-    split : str
-        "fold1" for the corpus' own split; else every clip is for training.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Manifest rows without duration.
-
-    Raises
-    ------
-    OSError
-        For a folder that is not the corpus.
-    ManifestError
-        For CSV files that cannot be used.
-    """
+    """Reads ``meta.csv`` as manifest rows without duration; for split "fold1"
+    also the lists of the corpus' own split, else every clip is for training."""
     folder = find_corpus(folder, NAME, ["meta.csv", "audio"], INSTRUCTIONS)
     path = folder / "meta.csv"
     meta = read_table(
@@ -138,13 +119,7 @@ def _own_splits(folder):
 
 
 def download(folder):
-    """Fetches and unpacks the corpus.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Where to put it.
-    """
+    """Fetches and unpacks the corpus."""
     fetch_record(RECORD, ARCHIVES, folder)
 
 

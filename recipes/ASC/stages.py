@@ -90,28 +90,20 @@ def options(settings):
     return tuple(w for k, v in settings.items() for w in (f"--{k}", str(v)))
 
 
+def training_stage(name, title, hparams, settings, more=()):
+    """The stage of a training, with its settings and more words."""
+    words = (hparams, *options(settings), *more)
+    result = Path(settings["output_folder"], SUMMARY)
+    return Stage(name, title, "train.py", words, result)
+
+
 def run_stages(stages, output, launcher=(), first=None, last=None):
-    """Runs the stages that are not finished.
+    """Runs the stages that are not finished, from ``first`` to ``last``.
 
-    Arguments
-    ---------
-    stages : list
-        All stages, in order.
-    output : Path
-        The output folder.
-    launcher : sequence
-        Command that starts trainings, such as torchrun; empty for Python.
-    first, last : str, optional
-        Names of the stages to begin and to end with.
-
-    Raises
-    ------
-    ValueError
-        For unknown names, or if a stage was begun with other settings.
-    RuntimeError
-        If a stage fails or another run is at work in the folder.
-    OSError
-        If the folder cannot be written.
+    ``launcher`` is the command that starts trainings, such as torchrun; empty
+    for Python.  Raises a ValueError for unknown names or a stage that was begun
+    with other settings, a RuntimeError if a stage fails or another run is at
+    work in the folder.
     """
     names = [stage.name for stage in stages]
     for name in (first, last):

@@ -2,10 +2,17 @@
 
 import pytest
 import torch
+from model_checks import (
+    check_bfloat16,
+    check_classifier,
+    check_gradients,
+    check_padding,
+    check_padding_of_waveforms,
+    check_shapes_refused,
+)
 
 from ascmamba_modules import ascmamba, dense_encoder
 from ascmamba_modules.ascmamba import ASCMamba
-from ascmamba_modules.features import LogMel
 from ascmamba_modules.padding import frame_mask
 
 
@@ -45,19 +52,7 @@ def test_shapes(n_mels, frames, stride):
 @pytest.mark.parametrize("garbage", [0.0, 100.0])
 def test_padding_does_not_change_the_logits(garbage, model):
     counts = [41, 40, 23, 7, 2, 1]
-    features = 3 * torch.randn(len(counts), 41, 9)
-    for clip, count in zip(features, counts):
-        clip[count:] = garbage * torch.randn_like(clip[count:])
-    context = torch.randn(len(counts), 3)
-    together = model(features, context, torch.tensor(counts) / 41)
-    alone = torch.cat(
-        [
-            model(features[row : row + 1, :count], context[row : row + 1])
-            for row, count in enumerate(counts)
-        ]
-    )
-    assert alone.std(0).min() > 0.1  # clips differ, else this shows nothing
-    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
+    check_padding(model, counts, 9, garbage, torch.randn(6, 3), least=0.1)
 
 
 def test_padding_is_looked_for_once(model, monkeypatch):
@@ -74,25 +69,7 @@ def test_padding_is_looked_for_once(model, monkeypatch):
 
 
 def test_padding_of_waveforms_does_not_change_the_logits(model):
-    # 20 samples a hop; lengths that are no multiples of it, or under one.
-    features = LogMel(sample_rate=1000, n_fft=64, n_mels=9)
-    counts = [811, 800, 799, 430, 95, 21, 13]
-    wavs = torch.zeros(len(counts), max(counts))
-    for wav, count in zip(wavs, counts):
-        wav[:count] = torch.randn(count)
-    lengths = torch.tensor(counts) / max(counts)
-    together = model(
-        features(wavs, lengths) / 10,
-        lengths=features.frame_lengths(wavs, lengths),
-    )
-    alone = torch.cat(
-        [
-            model(features(wavs[row : row + 1, :count]) / 10)
-            for row, count in enumerate(counts)
-        ]
-    )
-    assert alone.std(0).min() > 0.1
-    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
+    check_padding_of_waveforms(model)
 
 
 def test_clips_of_a_batch_do_not_mix(model):
@@ -133,16 +110,9 @@ def test_classifier_reads_the_embedding(model):
 def test_every_parameter_gets_a_gradient(with_context):
     model = small()
     context = torch.randn(2, 3) if with_context else None
-    logits = model(torch.randn(2, 20, 9), context)
-    (torch.randn(2, 4) * logits).sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-        # Weights on a context of zeros do not act.
-        silent = not with_context and name.endswith(
-            ("gamma.weight", "beta.weight")
-        )
-        assert silent or parameter.grad.any(), name
+    # Weights on a context of zeros do not act.
+    silent = () if with_context else ("gamma.weight", "beta.weight")
+    check_gradients(model, model(torch.randn(2, 20, 9), context), silent=silent)
 
 
 def test_context_acts_only_after_training_moved_the_norms():
@@ -161,46 +131,16 @@ def test_context_acts_only_after_training_moved_the_norms():
     assert difference.abs().max() > 1e-3
 
 
-def test_no_context_is_the_zero_vector(model):
-    features = torch.randn(2, 20, 9)
-    torch.testing.assert_close(
-        model(features), model(features, torch.zeros(2, 3))
-    )
-    assert not torch.allclose(
-        model(features), model(features, torch.ones(2, 3))
-    )
+def test_no_context_posteriors_and_dropout(model):
+    check_classifier(model)
 
 
-def test_log_posteriors_are_the_normalised_logits(model):
-    logits = model(torch.randn(2, 20, 9))
-    posteriors = model.log_posteriors(logits).exp()
-    torch.testing.assert_close(
-        posteriors, logits.exp() / logits.exp().sum(1, keepdim=True)
-    )
+def test_bfloat16_autocast_stays_close_to_full_precision():
+    check_bfloat16(small().eval().embed)
 
 
-def test_dropout_acts_in_training_alone(model):
-    features = torch.randn(2, 20, 9)
-    assert torch.equal(model(features), model(features))
-    model.train()
-    assert not torch.equal(model(features), model(features))
-
-
-@pytest.mark.parametrize("lengths", [None, torch.tensor([1.0, 0.4])])
-def test_bfloat16_autocast_stays_close_to_full_precision(lengths):
-    model = small().eval()
-    features = torch.randn(2, 40, 9)
-    expected = model.embed(features, lengths=lengths)
-    with torch.autocast("cpu", torch.bfloat16):
-        embedding = model.embed(features, lengths=lengths)
-    error = (embedding.float() - expected).norm() / expected.norm()
-    assert error < 0.05
-
-
-@pytest.mark.parametrize("shape", [(2, 20, 8), (20, 9), (2, 1, 20, 9)])
-def test_features_of_a_wrong_shape_are_refused(shape, model):
-    with pytest.raises(ValueError, match="batch, time, 9"):
-        model(torch.randn(shape))
+def test_features_of_a_wrong_shape_are_refused(model):
+    check_shapes_refused(model)
 
 
 def test_engine_that_can_never_run_is_refused_when_the_model_is_built():

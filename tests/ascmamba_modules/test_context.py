@@ -12,6 +12,7 @@ from hypothesis import (
     given,
     strategies as st,
 )
+from model_checks import check_gradients
 from speechbrain.utils.checkpoints import Checkpointer
 
 from ascmamba_modules.context import PADDING, ContextEncoder, ContextTokenizer
@@ -298,9 +299,7 @@ def test_two_encodes_are_equal(encoder, place, time):
 def test_every_parameter_gets_a_gradient(encoder, place, time):
     location = torch.cat([place, torch.zeros_like(place)])
     moment = torch.cat([torch.zeros_like(time), time])
-    encoder(location, moment).square().sum().backward()
-    for name, parameter in encoder.named_parameters():
-        assert parameter.grad.isfinite().all() and parameter.grad.any(), name
+    check_gradients(encoder, encoder(location, moment))
 
 
 def test_later_crosses_midnight_and_keeps_what_is_not_known():

@@ -3,8 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from model_checks import (
+    check_bfloat16,
+    check_gradients,
+    check_padding,
+    check_padding_of_waveforms,
+    check_shapes_refused,
+)
 
-from ascmamba_modules.features import LogMel
 from ascmamba_modules.se_trans import (
     CAS_SUPERSET,
     MultiScaleSE,
@@ -74,21 +80,15 @@ def test_gates_come_from_average_pooling_of_the_valid_frames(
         torch.testing.assert_close(gated_all[row], by_hand(x[row]))
 
 
+def both(model):
+    """The logits of both levels, side by side."""
+    return lambda *inputs, **options: torch.cat(model(*inputs, **options), 1)
+
+
 @pytest.mark.parametrize("garbage", [0.0, 100.0])
 def test_padding_does_not_change_the_logits(garbage, model):
     counts = [41, 40, 23, 9, 7, 6, 5, 4, 3, 2, 1]
-    features = 3 * torch.randn(len(counts), 41, 9)
-    for clip, count in zip(features, counts):
-        clip[count:] = garbage * torch.randn_like(clip[count:])
-    together = model(features, lengths=torch.tensor(counts) / 41)
-    alone = [
-        model(features[row : row + 1, :count])
-        for row, count in enumerate(counts)
-    ]
-    for logits, expected in zip(together, zip(*alone)):
-        expected = torch.cat(expected)
-        assert expected.std(0).min() > 0.03  # else this shows nothing
-        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+    check_padding(both(model), counts, 9, garbage)
 
 
 @pytest.mark.parametrize("longest", [1, 2, 3])
@@ -104,25 +104,9 @@ def test_batches_of_very_short_clips_are_like_single_ones(longest, model):
 
 
 def test_padding_of_waveforms_does_not_change_the_logits(model):
-    # 20 samples a hop; lengths that are no multiples of it, or under one.
-    features = LogMel(sample_rate=1000, n_fft=64, n_mels=9)
-    counts = [811, 800, 799, 430, 95, 21, 13]
-    wavs = torch.zeros(len(counts), max(counts))
-    for wav, count in zip(wavs, counts):
-        wav[:count] = torch.randn(count)
-    lengths = torch.tensor(counts) / max(counts)
-    fine, _ = model(
-        features(wavs, lengths) / 10,
-        lengths=features.frame_lengths(wavs, lengths),
+    check_padding_of_waveforms(
+        lambda *inputs, **options: model(*inputs, **options)[0]
     )
-    alone = torch.cat(
-        [
-            model(features(wavs[row : row + 1, :count]) / 10)[0]
-            for row, count in enumerate(counts)
-        ]
-    )
-    assert alone.std(0).min() > 0.03
-    torch.testing.assert_close(fine, alone, rtol=1e-3, atol=1e-3)
 
 
 def test_fusion_weighs_each_scene_by_its_superset(model):
@@ -203,11 +187,7 @@ def test_superset_of_another_model_does_not_come_with_the_weights():
 
 def test_every_parameter_gets_a_gradient():
     model = small()
-    fine, coarse = model(torch.randn(3, 40, 9))
-    loss = (torch.randn(3, 4) * fine).sum() + (torch.randn(3, 2) * coarse).sum()
-    loss.backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.any(), name
+    check_gradients(model, *model(torch.randn(3, 40, 9)))
 
 
 def test_context_is_not_used(model):
@@ -217,21 +197,12 @@ def test_context_is_not_used(model):
         assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize("lengths", [None, torch.tensor([1.0, 0.4])])
-def test_bfloat16_autocast_stays_close_to_full_precision(lengths):
-    model = small().eval()
-    features = torch.randn(2, 40, 9)
-    expected = model.embed(features, lengths=lengths)
-    with torch.autocast("cpu", torch.bfloat16):
-        embedding = model.embed(features, lengths=lengths)
-    error = (embedding.float() - expected).norm() / expected.norm()
-    assert error < 0.05
+def test_bfloat16_autocast_stays_close_to_full_precision():
+    check_bfloat16(small().eval().embed)
 
 
-@pytest.mark.parametrize("shape", [(2, 20, 8), (20, 9), (2, 1, 20, 9)])
-def test_features_of_a_wrong_shape_are_refused(shape, model):
-    with pytest.raises(ValueError, match="batch, time, 9"):
-        model(torch.randn(shape))
+def test_features_of_a_wrong_shape_are_refused(model):
+    check_shapes_refused(model)
 
 
 def test_padding_does_not_change_the_statistics_of_training(randomise):

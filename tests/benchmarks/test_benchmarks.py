@@ -33,6 +33,20 @@ def test_model(load, capsys):
     assert "| SETrans" in out and "training step, GB" in out
 
 
+def test_sizes(load):
+    model = load("model")
+    rows = model.size_rows()
+    assert [row["model"] for row in rows] == list(model.COUNTED)
+    scans = [row["scan_multiply_adds"] for row in rows]
+    # 4 x blocks x (paths x directions) x (patches x bins) x channels x states
+    assert scans == [
+        4 * 4 * 4 * 63 * 8 * 128 * 16,
+        4 * 1 * 4 * 63 * 8 * 32 * 8,
+        0,
+    ]
+    assert all(row["multiply_adds"] > row["scan_multiply_adds"] for row in rows)
+
+
 @pytest.mark.parametrize("script", ["gpu", "model", "selective_scan"])
 def test_without_a_gpu_they_say_so(load, monkeypatch, capsys, script):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -1,22 +1,15 @@
 """The other systems of the paper, trained by commands on small clips."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
-from demo_set import make_demo_set
 from hyperpyyaml import load_hyperpyyaml
+from recipe_commands import RECIPE, changed, command, run_here
 
-from ascmamba_modules.data.manifest import write_manifest
 from ascmamba_modules.inference import SceneClassifier
 
-RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "ASC"
 SYSTEMS = {
     "baseline": {"se_channels": [8, 16], "n_heads": 2, "context_size": 4},
     "resnet": {
@@ -41,14 +34,6 @@ SYSTEMS = {
         "depth": 2,
         "context_size": 4,
     },
-}
-FAST = {
-    "warmup_steps": 1,
-    "batch_size": 8,
-    "lr": 0.003,
-    "num_workers": 0,
-    "n_mels": 16,
-    "number_of_epochs": 1,
 }
 MY_NET = """
 import torch
@@ -85,43 +70,20 @@ model: !new:my_package.MyNet
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    """Sixty synthetic clips of half a second or less, and their manifest."""
-    folder = tmp_path_factory.mktemp("clips")
-    table = make_demo_set(folder, clips_per_scene=6, seconds=0.5)
-    for wav in table["wav"][::4]:  # shorter ones, so that batches are padded
-        samples, rate = soundfile.read(folder / wav)
-        soundfile.write(folder / wav, samples[: len(samples) // 2], rate)
-    # 41 clips to train on leave a last batch of one.
-    table.loc[(table["split"] == "valid").idxmax(), "split"] = "train"
-    write_manifest(table.assign(duration=""), folder / "manifest.csv")
-    return folder / "manifest.csv"
+def odd_clips(clips, tmp_path_factory):
+    """A manifest with 41 clips to train on: the last batch is of one."""
+
+    def more_to_train_on(column):
+        first = (column == "valid").idxmax()
+        return column.where(column.index != first, "train")
+
+    folder = tmp_path_factory.mktemp("odd")
+    return changed(clips, folder, split=more_to_train_on)
 
 
-def train(hparams_file, manifest, output, python_path="", **options):
-    options = {
-        **FAST,
-        "manifest": manifest,
-        "output_folder": output,
-        **options,
-    }
-    flags = [word for k, v in options.items() for word in (f"--{k}", str(v))]
-    result = subprocess.run(
-        [sys.executable, "train.py", hparams_file, *flags]
-        + ["--device=cpu", "--noprogressbar"],
-        cwd=RECIPE,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(
-                [str(python_path), os.environ.get("PYTHONPATH", "")]
-            ),
-        },
-        capture_output=True,
-        text=True,
-    )
-    log = result.stdout + result.stderr
-    assert result.returncode == 0, log[-3000:]
+def train(stage, manifest, output, **options):
+    options = {"warmup_steps": 1, **options}
+    log = run_here(command(stage, manifest, output, **options))
     assert "Clips: 41 train, 9 valid, 10 test" in log
 
 
@@ -153,19 +115,14 @@ def check_model_folder(output, manifest):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_system_trains_and_leaves_its_model(system, clips, tmp_path):
-    train(
-        f"hparams/comparison/{system}.yaml",
-        *(clips, tmp_path),
-        number_of_epochs=2,
-        mixup_alpha=0.3,
-        augment_prob=1.0,
-        **SYSTEMS[system],
-    )
-    check_model_folder(tmp_path, clips)
+def test_system_trains_and_leaves_its_model(system, odd_clips, tmp_path):
+    options = {"number_of_epochs": 2, "mixup_alpha": 0.3, "augment_prob": 1.0}
+    stage = f"hparams/comparison/{system}.yaml", {}
+    train(stage, odd_clips, tmp_path, **{**options, **SYSTEMS[system]})
+    check_model_folder(tmp_path, odd_clips)
 
 
-def test_external_module(clips, tmp_path, monkeypatch):
+def test_external_module(odd_clips, tmp_path, monkeypatch):
     (tmp_path / "my_package.py").write_text(MY_NET)
     settings = (RECIPE / "hparams/finetune.yaml").read_text()
     settings, replaced = re.subn(
@@ -174,9 +131,9 @@ def test_external_module(clips, tmp_path, monkeypatch):
     assert replaced == 1
     (tmp_path / "my_net.yaml").write_text(settings)
     output = tmp_path / "output"
-    train(tmp_path / "my_net.yaml", clips, output, python_path=tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    check_model_folder(output, clips)
+    train((str(tmp_path / "my_net.yaml"), {}), odd_clips, output)
+    check_model_folder(output, odd_clips)
 
 
 def plain_settings(path):

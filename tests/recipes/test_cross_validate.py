@@ -1,15 +1,9 @@
 """City-separated cross-validation: folds, resuming, scores."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import pandas as pd
 import pytest
 from cross_validate import main, make_folds
-from recipe_commands import FAST, MAMBA, RECIPE, flags, run
+from recipe_commands import FAST, MAMBA, flags, run, run_killed
 from sklearn.metrics import recall_score
 
 from ascmamba_modules.data.manifest import read_manifest
@@ -55,19 +49,10 @@ def words(clips, output, *more):
 
 def test_killed_it_goes_on_and_scores_every_clip_once(clips, tmp_path):
     output = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, "cross_validate.py", *words(clips, output)],
-        cwd=RECIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
+    run_killed(
+        ["cross_validate.py", *words(clips, output)],
+        (output / "logs" / "fold_2.log").exists,
     )
-    while not (output / "logs" / "fold_2.log").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
     log = run(["cross_validate.py", *words(clips, output)])
     assert "without fold 1: finished before" in log
     assert "Macro accuracy, mean of the folds: " in log

@@ -2,10 +2,7 @@
 
 import json
 import shutil
-import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -24,6 +21,7 @@ from recipe_commands import (
     epochs,
     flags,
     run,
+    run_killed,
 )
 from safetensors.torch import load_file, save_file
 from speechbrain.dataio.encoder import CategoricalEncoder
@@ -258,18 +256,10 @@ def test_two_rounds_killed_and_run_again(
 ):
     settings = {**MAMBA[1], **FAST, "number_of_epochs": 3}
     words = arguments(tmp_path, rounds=2, finetune_overrides=settings)
-    process = subprocess.Popen(
-        [sys.executable, "pseudo_label.py", *words],
-        cwd=RECIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+    run_killed(
+        ["pseudo_label.py", *words],
+        lambda: list(tmp_path.glob("round_1/finetune_*/train_log.txt")),
     )
-    deadline = time.time() + 240
-    while not list(tmp_path.glob("round_1/finetune_*/train_log.txt")):
-        assert process.poll() is None and time.time() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
     assert not (tmp_path / "manifest.csv").exists()
 
     log = label(words)

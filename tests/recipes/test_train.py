@@ -2,10 +2,6 @@
 
 import json
 import re
-import signal
-import subprocess
-import sys
-import time
 
 import common
 import numpy as np
@@ -16,7 +12,6 @@ from demo_set import SCENES
 from filelock import FileLock
 from recipe_commands import (
     MAMBA,
-    RECIPE,
     SE_TRANS,
     TWO_PROCESSES,
     changed,
@@ -24,6 +19,7 @@ from recipe_commands import (
     epochs,
     run,
     run_here,
+    run_killed,
 )
 from safetensors.torch import load_file
 
@@ -133,19 +129,10 @@ def test_killed_stage_resumes_to_the_end(clips, tmp_path, steps):
         number_of_epochs=4,
         ckpt_interval_steps=steps,
     )
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=RECIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     log = tmp_path / "train_log.txt"
-    deadline = time.time() + 240
-    while not (log.exists() and "epoch: 2" in log.read_text()):
-        assert process.poll() is None and time.time() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    run_killed(
+        arguments, lambda: log.exists() and "epoch: 2" in log.read_text()
+    )
     run(arguments)
     # The epoch that was just logged may be lost with its checkpoint.
     assert epochs(tmp_path) in ([1, 2, 3, 4], [1, 2, 2, 3, 4])

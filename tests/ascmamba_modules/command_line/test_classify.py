@@ -3,16 +3,15 @@
 import io
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from recipe_commands import run_killed
 
 from ascmamba_modules.command_line import main
 from ascmamba_modules.data.manifest import COLUMNS, write_manifest
@@ -167,17 +166,12 @@ def test_killed_run_goes_on_to_the_same_output(model_folder, tmp_path, capsys):
     whole, killed = tmp_path / "whole.csv", tmp_path / "killed.csv"
     assert main([*arguments, "--output", str(whole)]) == 0
     arguments += ["--output", str(killed)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ascmamba_modules.command_line", *arguments],
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
     journal = tmp_path / "killed.csv.part"
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 9:
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    run_killed(
+        ["-m", "ascmamba_modules.command_line", *arguments],
+        lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 9,
+        folder=None,
+    )
     assert not killed.exists()
     capsys.readouterr()
     assert main(arguments) == 0
@@ -266,14 +260,6 @@ def spoil_weights(folder):
     (folder / "model.safetensors").write_bytes(b"no weights")
 
 
-def drop_weights(folder):
-    (folder / "model.safetensors").unlink()
-
-
-def drop_classes(folder):
-    (folder / "label_encoder.txt").unlink()
-
-
 def name_unknown_class(folder):
     replace(folder / "hyperparams.yaml", "ascmamba.ASCMamba", "ascmamba.New")
 
@@ -293,8 +279,6 @@ def replace(path, old, new):
     [
         shutil.rmtree,
         spoil_weights,
-        drop_weights,
-        drop_classes,
         name_unknown_class,
         name_unknown_setting,
     ],

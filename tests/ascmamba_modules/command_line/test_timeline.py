@@ -3,15 +3,12 @@
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from recipe_commands import run_killed
 
 from ascmamba_modules.command_line import main
 from ascmamba_modules.inference import SceneClassifier
@@ -195,17 +192,12 @@ def test_killed_run_goes_on_to_the_same_output(model_folder, tmp_path):
     whole, killed = tmp_path / "whole.csv", tmp_path / "killed.csv"
     assert main([*arguments, str(whole)]) == 0
     arguments.append(str(killed))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ascmamba_modules.command_line", *arguments],
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
     journal = tmp_path / "killed.csv.part"
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    run_killed(
+        ["-m", "ascmamba_modules.command_line", *arguments],
+        lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 5,
+        folder=None,
+    )
     assert not killed.exists()
     for i in range(3):  # what was done is not done again
         (folder / f"{i:02d}.wav").write_bytes(

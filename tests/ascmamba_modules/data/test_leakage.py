@@ -64,11 +64,6 @@ def test_shares_counted_by_hand(small):
     assert np.isnan(score["evaluation"])
 
 
-def test_period_is_passed_on(small):
-    share = audit(small, period=300).loc[LABELLED.format("run"), "valid"]
-    assert share == 1 / 5
-
-
 def test_metadata_baseline_knows_sessions_and_takes_missing_metadata():
     rng = np.random.default_rng(0)
     hours = pd.date_range("2023-05-01", periods=300, freq="h")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from model_checks import check_gradients, check_padding, check_shapes_refused
 
 from ascmamba_modules.encoders.baseline import SETransEncoder
 
@@ -65,29 +66,13 @@ def test_layers_by_hand(encoder):
 @pytest.mark.parametrize("garbage", [0.0, 100.0])
 def test_padding_does_not_change_the_embedding(garbage, encoder):
     counts = [41, 40, 23, 9, 7, 6, 5, 4, 3, 2, 1]
-    features = 3 * torch.randn(len(counts), 41, 9)
-    for clip, count in zip(features, counts):
-        clip[count:] = garbage * torch.randn_like(clip[count:])
-    together = encoder(features, torch.tensor(counts) / 41)
-    alone = torch.cat(
-        [
-            encoder(features[row : row + 1, :count])
-            for row, count in enumerate(counts)
-        ]
-    )
-    assert alone.std(0).min() > 0.03  # else this shows nothing
-    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
+    check_padding(encoder, counts, 9, garbage)
 
 
 def test_every_parameter_gets_a_gradient():
-    encoder = small()
-    embedding = encoder(torch.randn(3, 40, 9), torch.tensor([1.0, 0.6, 0.3]))
-    (torch.randn(3, 8) * embedding).sum().backward()
-    for name, parameter in encoder.named_parameters():
-        assert parameter.grad is not None and parameter.grad.any(), name
+    encoder, lengths = small(), torch.tensor([1.0, 0.6, 0.3])
+    check_gradients(encoder, encoder(torch.randn(3, 40, 9), lengths))
 
 
-@pytest.mark.parametrize("shape", [(2, 20, 8), (20, 9), (2, 1, 20, 9)])
-def test_features_of_a_wrong_shape_are_refused(shape, encoder):
-    with pytest.raises(ValueError, match="batch, time, 9"):
-        encoder(torch.randn(shape))
+def test_features_of_a_wrong_shape_are_refused(encoder):
+    check_shapes_refused(encoder)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from model_checks import check_classifier
 from torch import nn
 
 from ascmamba_modules.context import ContextEncoder, ContextTokenizer
@@ -41,27 +42,8 @@ def test_logits_by_hand(model):
         torch.testing.assert_close(logits[row], expected)
 
 
-def test_no_context_is_the_zero_vector(model):
-    features = torch.randn(2, 20, 9)
-    assert torch.equal(model(features), model(features, torch.zeros(2, 3)))
-    assert not torch.allclose(
-        model(features), model(features, torch.ones(2, 3))
-    )
-
-
-def test_dropout_acts_in_training_alone(model):
-    features = torch.randn(2, 20, 9)
-    assert torch.equal(model(features), model(features))
-    model.train()
-    assert not torch.equal(model(features), model(features))
-
-
-def test_log_posteriors_are_the_normalised_logits(model):
-    logits = model(torch.randn(2, 20, 9))
-    posteriors = model.log_posteriors(logits).exp()
-    torch.testing.assert_close(
-        posteriors, logits.exp() / logits.exp().sum(1, keepdim=True)
-    )
+def test_no_context_posteriors_and_dropout(model):
+    check_classifier(model)
 
 
 NOON = "2023-04-21 12:00:00"

@@ -95,10 +95,6 @@ def test_plain_speechbrain_refuses_weights_that_do_not_fit(own_folder):
         EncoderClassifier.from_hparams(str(own_folder))
 
 
-def test_folder_of_the_stage_is_as_good(model_folder):
-    load(model_folder.parent)
-
-
 def test_nothing_in_the_folder_is_a_pickle(model_folder):
     for file in model_folder.iterdir():
         with pytest.raises((pickle.UnpicklingError, EOFError, ValueError)):
@@ -242,3 +238,4 @@ def test_folder_with_odd_name_moves(model_folder, tmp_path):
     moved = shutil.copytree(model_folder, tmp_path / "modèle 世界 'x'")
     load(moved)
     load(moved, trusted=False)
+    assert {file.name for file in moved.iterdir()} == FILES

@@ -190,7 +190,22 @@ def loop(u, delta, A, B, C, D, z, delta_bias, softplus):
     return torch.stack(outputs, dim=2), state
 
 
-def run_with_gradients(scan, inputs, through_state):
+def scan_with(engine, softplus=True, **options):
+    """A function of inputs by name, for :func:`run_with_gradients`."""
+
+    def scan(tensors):
+        return selective_scan(
+            *tensors.values(),
+            delta_softplus=softplus,
+            return_last_state=True,
+            engine=engine,
+            **options,
+        )
+
+    return scan
+
+
+def run_with_gradients(scan, inputs, through_state=True):
     """Output, last state, and the gradient of each input, by name."""
     y, last_state = scan(inputs)
     generator = torch.Generator().manual_seed(1)
@@ -267,13 +282,11 @@ def test_equals_the_recurrence_in_float64(engine, device, case, set_chunks):
     }
 
     def scan(tensors):
-        tensors = [x if x is None else x.to(device) for x in tensors.values()]
-        return selective_scan(
-            *tensors,
-            delta_softplus=softplus,
-            return_last_state=True,
-            engine=engine,
-        )
+        tensors = {
+            name: x if x is None else x.to(device)
+            for name, x in tensors.items()
+        }
+        return scan_with(engine, softplus)(tensors)
 
     # The kernel of mamba-ssm has no gradient through the last state.
     through_state = engine != "mamba_ssm"
@@ -302,21 +315,14 @@ def test_equals_the_reference_of_mamba_ssm(
     softplus = case.get("softplus", True)
     inputs = make_inputs(**case)
 
-    def scan_with(function, **options):
-        return lambda tensors: function(
-            *tensors.values(),
-            delta_softplus=softplus,
-            return_last_state=True,
-            **options,
+    def reference(tensors):
+        return mamba_ssm_reference.selective_scan_ref(
+            *tensors.values(), delta_softplus=softplus, return_last_state=True
         )
 
     assert_equal_results(
-        run_with_gradients(
-            scan_with(selective_scan, engine=engine), inputs, True
-        ),
-        run_with_gradients(
-            scan_with(mamba_ssm_reference.selective_scan_ref), inputs, True
-        ),
+        run_with_gradients(scan_with(engine, softplus), inputs),
+        run_with_gradients(reference, inputs),
         tolerance=1e-5,
     )
 
@@ -349,17 +355,9 @@ def test_every_instruction_set_gives_the_same(number, dtype, monkeypatch):
     monkeypatch.setattr(cpu_library, "instruction_set", lambda: number)
     inputs = make_inputs((3, 37, 7, 65), dtype=dtype)
 
-    def scan_with(engine):
-        return lambda tensors: selective_scan(
-            **tensors,
-            delta_softplus=True,
-            return_last_state=True,
-            engine=engine,
-        )
-
     assert_equal_results(
-        run_with_gradients(scan_with("cpu"), inputs, True),
-        run_with_gradients(scan_with("torch"), inputs, True),
+        run_with_gradients(scan_with("cpu"), inputs),
+        run_with_gradients(scan_with("torch"), inputs),
         tolerance=1e-5 if dtype == torch.float32 else 1e-13,
     )
 
@@ -369,15 +367,6 @@ def test_every_instruction_set_gives_the_same(number, dtype, monkeypatch):
 def test_reverse_reads_from_the_last_step_to_the_first(engine, B):
     inputs = make_inputs((2, 5, 3, 7 if engine == "triton" else 37), B=B)
 
-    def scan(tensors):
-        return selective_scan(
-            **tensors,
-            delta_softplus=True,
-            return_last_state=True,
-            engine=engine,
-            reverse=True,
-        )
-
     def scan_flipped(tensors):
         tensors = {
             name: x.flip(-1) if name in ("u", "delta", "z", "C") else x
@@ -385,17 +374,12 @@ def test_reverse_reads_from_the_last_step_to_the_first(engine, B):
         }
         if B == "shared":
             tensors["B"] = tensors["B"].flip(-1)
-        y, last_state = selective_scan(
-            **tensors,
-            delta_softplus=True,
-            return_last_state=True,
-            engine=engine,
-        )
+        y, last_state = scan_with(engine)(tensors)
         return y.flip(-1), last_state
 
     assert_equal_results(
-        run_with_gradients(scan, inputs, True),
-        run_with_gradients(scan_flipped, inputs, True),
+        run_with_gradients(scan_with(engine, reverse=True), inputs),
+        run_with_gradients(scan_flipped, inputs),
         tolerance=1e-6,
     )
 
@@ -416,16 +400,7 @@ def test_results_do_not_depend_on_the_number_of_threads(sizes, set_threads):
 
     def results(threads):
         set_threads(threads)
-        return run_with_gradients(
-            lambda tensors: selective_scan(
-                **tensors,
-                delta_softplus=True,
-                return_last_state=True,
-                engine="cpu",
-            ),
-            inputs,
-            True,
-        )
+        return run_with_gradients(scan_with("cpu"), inputs)
 
     expected = results(1)
     for threads in (2, 5):
@@ -506,16 +481,8 @@ def test_nan_goes_where_the_recurrence_takes_it(
         index = [size // 2 for size in inputs[name].shape]
         inputs[name][tuple(index)] = torch.nan
 
-    def scan_with(engine):
-        return lambda tensors: selective_scan(
-            **tensors,
-            delta_softplus=True,
-            return_last_state=True,
-            engine=engine,
-        )
-
-    actual = run_with_gradients(scan_with(engine), inputs, True)
-    expected = run_with_gradients(scan_with("torch"), inputs, True)
+    actual = run_with_gradients(scan_with(engine), inputs)
+    expected = run_with_gradients(scan_with("torch"), inputs)
     assert actual["y"].isnan().any()
     for key, x in expected.items():
         assert torch.equal(actual[key].isnan(), x.isnan()), key
@@ -573,21 +540,11 @@ def test_any_input_gives_what_the_torch_engine_gives(data):
         for name, x in inputs.items()
     }
     reverse = draw(st.booleans())
-
-    def scan_with(engine):
-        return lambda tensors: selective_scan(
-            **tensors,
-            delta_softplus=softplus,
-            return_last_state=True,
-            engine=engine,
-            reverse=reverse,
-        )
-
-    assert_equal_results(
-        run_with_gradients(scan_with("cpu"), inputs, True),
-        run_with_gradients(scan_with("torch"), inputs, True),
-        tolerance=1e-11,
+    actual, expected = (
+        run_with_gradients(scan_with(engine, softplus, reverse=reverse), inputs)
+        for engine in ("cpu", "torch")
     )
+    assert_equal_results(actual, expected, tolerance=1e-11)
 
 
 def test_last_state_comes_only_if_asked_for():
@@ -635,17 +592,10 @@ def test_autocast_costs_no_precision(B, engine):
     length = 6 if engine == "triton" else 100
     inputs = make_inputs(sizes=(2, 8, 8, length), B=B)
 
-    def scan(tensors):
-        return selective_scan(
-            **tensors,
-            delta_softplus=True,
-            return_last_state=True,
-            engine=engine,
-        )
-
-    expected = run_with_gradients(scan, inputs, True)
+    scan = scan_with(engine)
+    expected = run_with_gradients(scan, inputs)
     with torch.autocast("cpu", torch.bfloat16):
-        actual = run_with_gradients(scan, inputs, True)
+        actual = run_with_gradients(scan, inputs)
     assert_equal_results(actual, expected, tolerance=1e-6)
 
 

@@ -1,7 +1,4 @@
-"""Counts of benchmarks/model_size.py against counts by hand."""
-
-import importlib
-from pathlib import Path
+"""Counts of multiply-adds against counts by hand."""
 
 import pytest
 import torch
@@ -9,19 +6,12 @@ from torch import nn
 
 from ascmamba_modules.ascmamba import ASCMamba
 from ascmamba_modules.mamba import Mamba
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from ascmamba_modules.utils.model_size import multiply_adds
 
 CHANNELS, CONTEXT, DEPTH, STATES, CLASSES = 4, 3, 2, 5, 6
 FRAMES, MELS = 10, 8
 BINS = MELS // 2  # behind the encoder
 INNER, RANK, TAPS = 2 * CHANNELS, 1, 4  # of a Mamba block
-
-
-@pytest.fixture
-def model_size(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("model_size")
 
 
 @pytest.fixture
@@ -62,7 +52,7 @@ def test_parameters_of_a_small_ascmamba(small_model):
     assert count == encoder + 4 * mamba + 2 * norm + last_norm + classifier
 
 
-def test_multiply_adds_of_a_small_ascmamba(model_size, small_model):
+def test_multiply_adds_of_a_small_ascmamba(small_model):
     weights = MELS * (1 + 9 * CHANNELS + 9 * 2 * CHANNELS) + BINS * 3 * CHANNELS
     encoder = FRAMES * CHANNELS * weights
     norm = 2 * CONTEXT * CHANNELS
@@ -74,50 +64,33 @@ def test_multiply_adds_of_a_small_ascmamba(model_size, small_model):
         paths += 2 * sequences * computed_steps * INNER * TAPS
     classifier = 2 * BINS * CHANNELS * CLASSES
     features = torch.randn(1, FRAMES, MELS)
-    total, scan = model_size.multiply_adds(small_model, features)
+    total, scan = multiply_adds(small_model, features)
     assert scan == scans
     assert total == encoder + 2 * norm + paths + scans + classifier
 
 
-def test_multiply_adds_of_a_convolution(model_size):
+def test_multiply_adds_of_a_convolution():
     conv = nn.Conv2d(3, 5, (3, 2), stride=(1, 2), padding=(1, 0))
-    counts = model_size.multiply_adds(conv, torch.randn(2, 3, 7, 8))
+    counts = multiply_adds(conv, torch.randn(2, 3, 7, 8))
     assert counts == (2 * 7 * 4 * 5 * 3 * 3 * 2, 0)
 
 
-def test_scan_counts_once_on_every_device(model_size):
+def test_scan_counts_once_on_every_device():
     mamba = Mamba(CHANNELS, d_state=STATES)
     x = torch.randn(2, FRAMES, CHANNELS)
-    total, scan = model_size.multiply_adds(mamba, x)
+    total, scan = multiply_adds(mamba, x)
     assert scan == 4 * 2 * FRAMES * INNER * STATES
     conv = 2 * (FRAMES + TAPS - 1) * INNER * TAPS
     assert total == scan + conv + 2 * FRAMES * mamba_products()
-    assert (total, scan) == model_size.multiply_adds(
-        mamba.to("meta"), x.to("meta")
-    )
+    assert (total, scan) == multiply_adds(mamba.to("meta"), x.to("meta"))
 
 
 @pytest.mark.parametrize("gradients", [True, False])
-def test_attention_counts(model_size, gradients):
+def test_attention_counts(gradients):
     width, inner = 8, 12
     layer = nn.TransformerEncoderLayer(width, 2, inner, batch_first=True)
     with torch.set_grad_enabled(gradients):
-        total, _ = model_size.multiply_adds(
-            layer.eval(), torch.randn(1, FRAMES, width)
-        )
+        total, _ = multiply_adds(layer.eval(), torch.randn(1, FRAMES, width))
     projections = 4 * width**2 + 2 * width * inner
     attention = 2 * FRAMES * width
     assert total == FRAMES * (projections + attention)
-
-
-def test_rows(model_size):
-    rows = model_size.rows()
-    assert [row["model"] for row in rows] == list(model_size.MODELS)
-    scans = [row["scan_multiply_adds"] for row in rows]
-    # 4 x blocks x (paths x directions) x (patches x bins) x channels x states
-    assert scans == [
-        4 * 4 * 4 * 63 * 8 * 128 * 16,
-        4 * 1 * 4 * 63 * 8 * 32 * 8,
-        0,
-    ]
-    assert all(row["multiply_adds"] > row["scan_multiply_adds"] for row in rows)
