@@ -24,11 +24,11 @@ import pandas as pd
 from ruamel.yaml import YAML
 from stages import (
     RECIPE,
-    SUMMARY,
     Stage,
     one_line_at_the_end,
     options,
     run_stages,
+    training_stage,
 )
 
 from ascmamba_modules.evaluation.novelty import CONDITIONS
@@ -71,11 +71,9 @@ def list_systems(output, systems, manifest, split, seeds):
             models[f"seed {seed}"] = str(folder)
             own = {"manifest": manifest, "output_folder": folder, "seed": seed}
             own |= {"feature_cache": output / "features"} | system["settings"]
-            words = (system["hparams"], *options(own), "--noprogressbar")
             title = f"{system['title']}, seed {seed}"
-            stages.append(
-                Stage(folder.name, title, "train.py", words, folder / SUMMARY)
-            )
+            given = system["hparams"], own, ["--noprogressbar"]
+            stages.append(training_stage(folder.name, title, *given))
         folder = output / f"{name}_scores"
         own = {
             "models": json.dumps(models),
