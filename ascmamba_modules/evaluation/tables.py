@@ -82,11 +82,13 @@ def calibration_table(results):
 def audio_table(results, protocol):
     """Macro accuracies of changed audio, or how unknown sounds are told: a row
     a model, a column a change or a metric."""
-    rows = find_rows(results, protocol)
     if protocol == "unknown":
         rows = results[results["protocol"] == protocol]
-    name = "metric" if protocol == "unknown" else "condition"
-    table = spread(rows.assign(column=rows[name], condition=""))
+        columns = rows["metric"]
+    else:
+        rows = find_rows(results, protocol)
+        columns = rows["condition"]
+    table = spread(rows.assign(column=columns, condition=""))
     return table.drop(columns="condition")
 
 

@@ -21,18 +21,19 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from ruamel.yaml import YAML
 from stages import (
     RECIPE,
     Stage,
     one_line_at_the_end,
     options,
+    read_systems,
     run_stages,
     training_stage,
+    write_table,
 )
 
 from ascmamba_modules.evaluation.novelty import CONDITIONS
-from ascmamba_modules.utils.files import replacing, write_csv
+from ascmamba_modules.evaluation.tables import find_rows
 
 SYSTEMS = RECIPE / "ablation.yaml"
 TABLE = "ablation"
@@ -100,12 +101,10 @@ def make_table(output, systems):
     rows = []
     for name, system in systems.items():
         results = pd.read_csv(output / f"{name}_scores" / "results.csv")
-        results = results[results["metric"] == "macro_accuracy"]
-        # The mean over the seeds of a random protocol has no seed.
+        # Without the decision tree that is scored beside the models.
         results = results[results["model"].str.startswith("seed ")]
-        results = results[results["seed"].isna()]
         for column, (protocol, condition) in COLUMNS.items():
-            found = results[results["protocol"] == protocol]
+            found = find_rows(results, protocol)
             values = 100 * found["value"][found["condition"] == condition]
             row = {"system": system["title"], "clips": column}
             row |= {"mean": values.mean(), "deviation": values.std()}
@@ -113,37 +112,28 @@ def make_table(output, systems):
     return pd.DataFrame(rows).dropna(subset="mean")
 
 
-def to_markdown(table):
-    """The table as Markdown, a row a system."""
-    form = "{:.1f} ± {:.1f}".format
-    texts = table.assign(text=list(map(form, table["mean"], table.deviation)))
-    wide = texts.pivot(index="system", columns="clips", values="text")
+def to_lines(table):
+    """The table for readers, a row a system."""
+    texts = table["mean"].map("{:.1f}".format)
+    spread = table["deviation"].map(" ± {:.1f}".format).replace(" ± nan", "")
+    wide = table.assign(text=texts + spread)
+    wide = wide.pivot(index="system", columns="clips", values="text")
     wide = wide.loc[table["system"].unique(), table["clips"].unique()]
-    lines = [["", *wide], ["---"] * (1 + wide.shape[1]), *wide.to_records()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return [["", *wide], ["---"] * (1 + wide.shape[1]), *wide.to_records()]
 
 
 def ablate(args):
     """Runs what is left, and writes the table."""
     output = Path(args.output).absolute()
-    systems = YAML(typ="safe").load(Path(args.settings).read_text("utf-8"))
-    if args.systems:
-        unknown = [name for name in args.systems if name not in systems]
-        if unknown:
-            raise ValueError(
-                f"no system '{unknown[0]}'; there are {', '.join(systems)}"
-            )
-        systems = {name: systems[name] for name in args.systems}
+    systems = read_systems(args.settings, args.systems)
     stages, manifest = [], args.manifest and Path(args.manifest).absolute()
     if not manifest:
         stages, manifest = list_world(output, args.clips)
     given = systems, manifest, args.split, args.seeds
     run_stages(stages + list_systems(output, *given), output)
     table = make_table(output, systems)
-    write_csv(table, output / f"{TABLE}.csv")
-    with replacing(output / f"{TABLE}.md") as temporary:
-        temporary.write_text(to_markdown(table), "utf-8")
-    print(f"\n{to_markdown(table)}\nIn {output / TABLE}.md and .csv")
+    text = write_table(table, to_lines(table), output / TABLE)
+    print(f"\n{text}\nIn {output / TABLE}.md and .csv")
 
 
 def main(arguments):

@@ -32,7 +32,6 @@ import pandas as pd
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from prepare_esc10 import FOLDS, prepare_esc10
-from ruamel.yaml import YAML
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -43,8 +42,10 @@ from stages import (
     RECIPE,
     Stage,
     one_line_at_the_end,
+    read_systems,
     run_stages,
     training_stage,
+    write_table,
 )
 
 from ascmamba_modules.data.audio_files import load_audio
@@ -56,7 +57,7 @@ from ascmamba_modules.evaluation.recording_changes import DEVICES
 from ascmamba_modules.features import LogMel
 from ascmamba_modules.inference import SceneClassifier
 from ascmamba_modules.teaching import embed_files, fit, linear_layer
-from ascmamba_modules.utils.files import read_json, replacing, write_csv
+from ascmamba_modules.utils.files import read_json, replacing
 from ascmamba_modules.utils.model_size import multiply_adds
 
 SYSTEMS = RECIPE / "compare.yaml"
@@ -343,8 +344,8 @@ def make_table(output, order):
     return pd.DataFrame(rows)
 
 
-def to_markdown(table):
-    """The table as Markdown, for readers."""
+def to_lines(table):
+    """The table for readers."""
     shown = pd.DataFrame({"system": table["system"]})
     columns = {
         "parameters": ("parameters", 1, "{:,.0f}"),
@@ -363,20 +364,14 @@ def to_markdown(table):
         for low, high in zip(table["lower"], table["upper"])
     ]
     shown = shown.rename(columns={CLEAN: "accuracy, %"}).replace("nan", "")
-    lines = [shown.columns, ["---"] * shown.shape[1], *shown.to_numpy()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return [shown.columns, ["---"] * shown.shape[1], *shown.to_numpy()]
 
 
 def compare(args):
     """Runs what is left, and writes the table after each system."""
     output = Path(args.output).absolute()
-    systems = YAML(typ="safe").load(Path(args.settings).read_text("utf-8"))
-    chosen = args.systems or list(systems)
-    unknown = [name for name in chosen if name not in systems]
-    if unknown:
-        raise ValueError(
-            f"no system '{unknown[0]}'; there are {', '.join(systems)}"
-        )
+    systems = read_systems(args.settings)
+    chosen = list(read_systems(args.settings, args.systems))
     for name in list(chosen):
         if "weights" in systems[name] and not args.teacher:
             print(f"{systems[name]['title']}: left out, it needs --teacher")
@@ -393,10 +388,8 @@ def compare(args):
         for run in runs:
             score(name, system, run, tables[run.fold], stages, conditions)
         table = make_table(output, systems)
-        write_csv(table, output / f"{TABLE}.csv")
-        with replacing(output / f"{TABLE}.md") as temporary:
-            temporary.write_text(to_markdown(table), "utf-8")
-    print(f"\n{to_markdown(table)}\nIn {output / TABLE}.md and .csv")
+        text = write_table(table, to_lines(table), output / TABLE)
+    print(f"\n{text}\nIn {output / TABLE}.md and .csv")
 
 
 def main(arguments):

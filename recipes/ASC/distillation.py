@@ -33,6 +33,7 @@ from ascmamba_modules.data.manifest import (
     read_manifest,
     unusable_files,
 )
+from ascmamba_modules.data.sessions import find_sessions
 from ascmamba_modules.distillation import (
     UNLABELLED,
     DistillBrain,
@@ -114,7 +115,15 @@ def read_rows(hparams_file, overrides):
         if settings["unlabelled"]:
             more = read_manifest(settings["unlabelled"])
             more = more.assign(scene_label="", ID="unlabelled/" + more["ID"])
-            rows["train"] = pd.concat([rows["train"], more])
+            is_held = ~table.index.isin(rows["train"].index)
+            held = is_recorded_with(more, table[is_held])
+            if held.any():
+                logger.warning(
+                    "%d clips of %s are left out: they are of recordings that "
+                    "%s holds out",
+                    *(held.sum(), settings["unlabelled"], settings["manifest"]),
+                )
+            rows["train"] = pd.concat([rows["train"], more[~held]])
         problems = unusable_files(pd.concat(rows.values()))
         if not len(rows["train"]):
             problems = ["no row has split 'train' or none"]
@@ -122,6 +131,14 @@ def read_rows(hparams_file, overrides):
             raise ManifestError(settings["manifest"], problems)
     labels = sorted(set(rows["train"]["scene_label"]) - {""})
     return rows, labels, {**overrides, "n_labels": len(labels)}
+
+
+def is_recorded_with(clips, others):
+    """Marks the clips that are among others, or of a recording of theirs."""
+    sessions = find_sessions(pd.concat([clips, others], ignore_index=True))
+    sessions = sessions.to_numpy()
+    same = pd.Series(sessions[: len(clips)]).isin(sessions[len(clips) :])
+    return clips["wav"].isin(others["wav"]) | same.to_numpy()
 
 
 def check_distillation(settings):

@@ -298,12 +298,11 @@ def check_classes(classifiers, table, hparams):
     return classes, is_unknown
 
 
-def check_reliance(hparams, classifiers):
-    """Exits if a model cannot tell unknown sounds, which are asked for."""
+def check_reliance(classifiers):
+    """Exits if a model cannot tell unknown sounds."""
     for name, model in classifiers.items():
         try:
-            if hparams["protocol"] == "unknown":
-                model.reliance  # noqa: B018
+            _ = model.reliance
         except ValueError as error:
             sys.exit(f"protocol unknown: {name}: {error}")
 
@@ -587,7 +586,8 @@ def evaluate(hparams_file, run_opts, overrides):
     events = find_events(hparams)
     classifiers = load_models(hparams, run_opts)
     check_rates(hparams, classifiers)
-    check_reliance(hparams, classifiers)
+    if hparams["protocol"] == "unknown":
+        check_reliance(classifiers)
     classes, is_unknown = check_classes(classifiers, scored, hparams)
     notes = []
     known = scored[~is_unknown]
@@ -600,6 +600,9 @@ def evaluate(hparams_file, run_opts, overrides):
         save_settings(hparams_file, overrides, hparams["output_folder"])
         sb.create_experiment_directory(hparams["output_folder"])
         note_clips(rows, hparams["split"], clips, notes)
+        if is_unknown.any():
+            text = "%d more clips have other labels: they are unknown sounds."
+            note(notes, text, is_unknown.sum())
         folder = hparams["feature_cache"] or stack.enter_context(
             tempfile.TemporaryDirectory()
         )

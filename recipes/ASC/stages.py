@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from ascmamba_modules.utils.files import read_json, replacing
+from ascmamba_modules.utils.files import read_json, replacing, write_csv
 
 RECIPE = Path(__file__).resolve().parent
 RECORD = "stages.json"
@@ -95,6 +96,28 @@ def training_stage(name, title, hparams, settings, more=()):
     words = (hparams, *options(settings), *more)
     result = Path(settings["output_folder"], SUMMARY)
     return Stage(name, title, "train.py", words, result)
+
+
+def read_systems(path, chosen=None):
+    """Reads the systems of compare.yaml or a file like it: all, or those that
+    are chosen.  Raises a ValueError if one of these is not in it."""
+    systems = YAML(typ="safe").load(Path(path).read_text("utf-8"))
+    for name in chosen or ():
+        if name not in systems:
+            raise ValueError(
+                f"no system '{name}'; there are {', '.join(systems)}"
+            )
+    return {name: systems[name] for name in chosen or systems}
+
+
+def write_table(table, lines, path):
+    """Writes a table as ``.csv``, and its lines for readers as ``.md``, which
+    it gives."""
+    write_csv(table, path.with_suffix(".csv"))
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    with replacing(path.with_suffix(".md")) as temporary:
+        temporary.write_text(text, "utf-8")
+    return text
 
 
 def run_stages(stages, output, launcher=(), first=None, last=None):

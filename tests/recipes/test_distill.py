@@ -165,16 +165,27 @@ def test_other_recordings_are_heard_without_their_labels(
     distilled, clips, teacher, tmp_path
 ):
     table = read_manifest(clips).drop(columns="line")
+    table = table.assign(session=table["ID"])
+    write_manifest(table, clips.parent / "own.csv")
     table = table[table["scene_label"] != ""]
-    write_manifest(table, tmp_path / "more.csv")
+    # Other cuts of what is held out are not heard either.
+    cut = table[table["split"] == "test"].iloc[:1]
+    cut = cut.assign(ID="cut", wav=table["wav"].iloc[0])
+    write_manifest(pd.concat([table, cut]), tmp_path / "more.csv")
     output, more = tmp_path / "out", {"unlabelled": tmp_path / "more.csv"}
-    code, log = distill(clips, teacher, output, number_of_epochs=1, **more)
+    code, log = distill(
+        *(clips.parent / "own.csv", teacher, output),
+        number_of_epochs=1,
+        **more,
+    )
     assert code == 0, log[-3000:]
+    n_held = table["split"].isin(["valid", "test"]).sum() + 1
+    assert f"{n_held} clips of {tmp_path / 'more.csv'} are left out" in log
     own, both = [
         np.load(folder / "mixtures" / "train" / "label.npy")
         for folder in (distilled[0], output)
     ]
-    assert len(both) == len(own) + 2 * len(table)
+    assert len(both) == len(own) + 2 * (len(table) + 1 - n_held)
     # In every round a clip keeps its label, and the others have none.
     assert (both >= 0).sum() == (own >= 0).sum()
 

@@ -276,6 +276,7 @@ def test_unknown_sounds(finished, clips, tmp_path):
     given = words({"a": finished}, manifest, tmp_path / "out", **options)
     log = run_here(["evaluate.py", *given])
     assert "Unknown sounds, %" in log
+    assert f"{strange.sum()} more clips have other labels" in log
     found = pd.read_csv(tmp_path / "out" / "results.csv")
     clip_count = found.loc[found["protocol"] == "all clips", "clips"].max()
     assert clip_count == len(tested) - strange.sum()
