@@ -157,12 +157,29 @@ def process_share():
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
+def check_device(device):
+    """Raises a CommandError unless PyTorch can compute on a device."""
+    import torch
+
+    try:
+        torch.device(device)
+    except RuntimeError:
+        raise CommandError(
+            f"--device {device} is no device: take cpu, cuda or cuda:1"
+        ) from None
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = f"{error}".splitlines()[0]
+        raise CommandError(
+            f"--device {device} cannot be used here, take cpu: {reason}"
+        ) from None
+
+
 def load_classifier(arguments):
     """Loads the model that the options of :func:`add_model_options` name;
     raises a CommandError with the reason if it cannot be loaded."""
     log_to_stderr()
-    import torch
-
     from ascmamba_modules.inference.classifier import (
         DEFAULT_MODEL,
         SceneClassifier,
@@ -170,11 +187,7 @@ def load_classifier(arguments):
 
     run_opts = {"precision": arguments.precision}
     if arguments.device is not None:
-        if "cuda" in arguments.device and not torch.cuda.is_available():
-            raise CommandError(
-                f"--device {arguments.device}: PyTorch finds no GPU; leave "
-                "--device out or say cpu"
-            )
+        check_device(arguments.device)
         run_opts["device"] = arguments.device
         if arguments.device == "cuda" and process_share()[1] > 1:
             run_opts["device"] = f"cuda:{os.environ['LOCAL_RANK']}"

@@ -27,6 +27,7 @@ from ruamel.yaml.error import YAMLError
 from speechbrain.utils.distributed import if_main_process, infer_device
 from speechbrain.utils.run_opts import RunOptions
 
+from ascmamba_modules.command_line import options
 from ascmamba_modules.model_folder.folder import stage_of
 from ascmamba_modules.utils.files import printable, replacing
 
@@ -84,17 +85,11 @@ def parse_arguments(arguments):
 
 
 def check_device(run_opts):
-    """Exits unless the device of the run options is there."""
+    """Exits unless there is the device of the run options, and it fits the
+    precision."""
     device = run_opts["device"] or infer_device()
-    try:
-        torch.device(device)
-    except RuntimeError:
-        sys.exit(f"--device {device} is no device: take cpu, cuda or cuda:1")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = f"{error}".splitlines()[0]
-        sys.exit(f"--device {device} cannot be used here, take cpu: {reason}")
+    with exit_on(options.CommandError):
+        options.check_device(device)
     is_fp16 = "fp16" in (run_opts["precision"], run_opts["eval_precision"])
     if is_fp16 and device == "cpu":
         sys.exit("--precision fp16 needs a GPU: take bf16 or fp32 on the CPU")

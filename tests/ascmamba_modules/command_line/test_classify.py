@@ -234,8 +234,11 @@ BAD_OPTIONS = {
     ),
     "output without a format": (["--output", "labels.txt"], "must end in .csv"),
     "output is a folder": (["--output", "folder.csv"], "is a folder"),
-    "no GPU": (["--device", "cuda"], "finds no GPU"),
-    "no such device": (["--device", "gpu"], "cannot be loaded"),
+    "no GPU": (
+        ["--device", "cuda:99"],
+        "cuda:99 cannot be used here, take cpu",
+    ),
+    "no such device": (["--device", "gpu"], "gpu is no device: take cpu, cuda"),
 }
 
 
@@ -244,7 +247,6 @@ def test_bad_options_are_one_clear_error(
     model_folder, recordings, tmp_path, capsys, monkeypatch, name
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "folder.csv").mkdir()
     options, message = BAD_OPTIONS[name]
     arguments = [
