@@ -250,7 +250,8 @@ def make_mixtures(
     teacher, features = teacher.to(device), features.to(device)
     count, first, files = rounds * len(loader.dataset), 0, {}
     for number in range(rounds):
-        for batch in tqdm(loader, f"Mixtures, round {number + 1} of {rounds}"):
+        title = f"Mixtures, round {number + 1} of {rounds}"
+        for batch in tqdm(loader, title, disable=None):
             wavs = mixer(batch.sig.data.float(), batch.sig.lengths)
             wavs = wavs.to(device)
             values = dict(zip(("tags", "embedding"), teacher(wavs)))
