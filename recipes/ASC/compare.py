@@ -270,10 +270,12 @@ def list_runs(name, system, args, tables, output):
 
 def load(system, run, clips):
     """Gives a system after its training, fitted to clips if it is fitted."""
-    if "hparams" not in system:
+    if not {"hparams", "model"} & set(system):
         return fit_svm(clips)
     if run.stage:
         classifier = SceneClassifier.from_hparams(run.folder)
+    elif "model" in system:
+        classifier = SceneClassifier.from_hparams(system["model"])
     else:
         classifier = load_frozen(RECIPE / system["hparams"], run.settings)
     if system.get("linear"):

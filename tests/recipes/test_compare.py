@@ -37,10 +37,11 @@ def esc10(tmp_path):
 
 @pytest.fixture
 def words(esc10, tmp_path):
-    """The command line, with three systems that take seconds."""
+    """The command line, with four systems that take seconds."""
     teacher = tmp_path / "teacher.pt"
     torch.save(MobileNet(width=0.1, n_tags=527).state_dict(), teacher)
-    systems = {n: LISTED[n] for n in ("log_mel_svm", "tiny", "mn04_linear")}
+    names = "log_mel_svm", "tiny", "sound_tags_linear", "mn04_linear"
+    systems = {name: LISTED[name] for name in names}
     systems["tiny"]["settings"] = TINY
     systems["mn04_linear"]["settings"] = {"width": 0.1}
     with open(tmp_path / "systems.yaml", "w") as file:
@@ -55,10 +56,12 @@ def test_it_goes_on_and_keeps_what_is_scored(words, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "mn04 + linear: left out, it needs --teacher" in printed
     table = pd.read_csv(output / "comparison.csv").set_index("system")
-    assert list(table.index) == ["Log-mel statistics + SVM", "ASCMamba, tiny"]
-    svm, tiny = table.to_dict("records")
-    assert svm["accuracy"] == svm["lower"] == 1  # noise and tones differ
-    for row in (svm, tiny):
+    titles = ["Log-mel statistics + SVM", "sound_tags + linear"]
+    assert list(table.index) == [*titles, "ASCMamba, tiny"]
+    svm, taught, tiny = table.to_dict("records")
+    for row in (svm, taught):  # noise and tones differ
+        assert row["accuracy"] == row["lower"] == 1
+    for row in (svm, tiny, taught):
         assert row["parameters"] > 0 and row["multiply_adds"] > 0
         assert row["milliseconds"] > 0 and row["seconds"] > 0
         assert 0 <= row["lower"] <= row["accuracy"] <= row["upper"] <= 1
