@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler, normalize
 
@@ -264,7 +264,8 @@ def save_reliance(reliance, folder):
         The model folder.
     """
     with replacing(Path(folder, RELIANCE)) as temporary:
-        save_file(reliance.tensors, temporary)
+        # save_file would make a file that others cannot read.
+        temporary.write_bytes(save(reliance.tensors))
 
 
 def load_reliance(folder):

@@ -81,6 +81,10 @@ def test_file(reliance, tmp_path):
     found = load_reliance(tmp_path).tensors
     for name, tensor in reliance.tensors.items():
         torch.testing.assert_close(found[name], tensor)
+    # Others may read it, as they may any new file.
+    (file,) = tmp_path.iterdir()
+    (tmp_path / "other").touch()
+    assert file.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_they_load_without_trust(name):
     classifier = SceneClassifier.from_hparams(name, trusted=False)
     assert len(classifier.classes) == {"ambience": 6, "sound_tags": 527}[name]
     card = (find_model(name) / "README.md").read_text("utf-8")
-    assert "license: apache-2.0" in card and "licence not known" not in card
+    assert "license: cc-by-sa-4.0" in card and "licence not known" not in card
     ours = classifier.classify_batch(0.1 * torch.randn(1, 44100))[0]
     assert ours.exp().sum() == pytest.approx(1)
 
@@ -58,15 +58,14 @@ def test_command_line(capsys):
 
 
 def test_real_recordings(shared_data):
-    """Of the classes that ESC-10 shares with it, recordings that were heard
-    neither by it nor by its encoder: folds 4 and 5."""
+    """Of the classes that ESC-10 shares with it; it has heard none of these
+    recordings."""
     folder = shared_data / "esc10"
     meta = pd.read_csv(folder / "meta.csv")
-    meta = meta[meta["fold"].isin([4, 5])]
     names = {"Rain": {"rain", "stream"}, "Sea_waves": {"beach"}}
     classifier = SceneClassifier.from_hparams("ambience")
     right = []
     for row in meta[meta["category"].isin(names)].itertuples():
         found = classifier.classify_file(folder / "audio" / row.filename)
         right.append(found[3][0] in names[row.category])
-    assert len(right) == 32 and sum(right) > 20
+    assert len(right) == 80 and sum(right) > 60
