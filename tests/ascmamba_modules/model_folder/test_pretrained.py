@@ -58,8 +58,7 @@ def test_command_line(capsys):
 
 
 def test_real_recordings(shared_data):
-    """Of the classes that ESC-10 shares with it; it has heard none of these
-    recordings."""
+    """Of the classes that ESC-10 shares with it, which was not trained on."""
     folder = shared_data / "esc10"
     meta = pd.read_csv(folder / "meta.csv")
     names = {"Rain": {"rain", "stream"}, "Sea_waves": {"beach"}}
