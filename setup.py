@@ -114,7 +114,7 @@ setup(
     description="Acoustic scene classification with Mamba for SpeechBrain",
     long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license="Apache-2.0 AND CC-BY-SA-4.0",
     packages=find_packages(include=["ascmamba_modules*"]),
     package_data={
         "ascmamba_modules": ["pretrained/*.csv", "pretrained/*/*"],

@@ -240,6 +240,8 @@ def _write_folds(manifest, fold, path):
 def list_runs(name, system, args, tables, output):
     """The runs of a system."""
     settings = dict(system.get("settings", {}))
+    if "model" in system:
+        settings["model"] = system["model"]
     if "weights" in system:
         is_file = Path(args.teacher).exists()
         path = os.path.abspath(args.teacher)

@@ -89,6 +89,11 @@ def test_it_goes_on_and_keeps_what_is_scored(words, tmp_path, capsys):
     torch.save(MobileNet(width=0.1).state_dict(), tmp_path / "other.pt")
     with pytest.raises(SystemExit, match="scored with other settings"):
         main([*words, *more, str(tmp_path / "other.pt")])
+    path = tmp_path / "systems.yaml"
+    text = path.read_text().replace("model: sound_tags", "model: ambience")
+    path.write_text(text)
+    with pytest.raises(SystemExit, match="scored with other settings"):
+        main([*words, "--systems", "sound_tags_linear"])
 
 
 def test_conditions_change_what_they_say():

@@ -75,3 +75,4 @@ def test_ambience_alone_cannot_be_scored(open_clips, tmp_path):
     words = [open_clips, "--teacher", "mn04", "--output", tmp_path / "out"]
     with pytest.raises(SystemExit, match="All recordings are of the ambience"):
         make_pretrained.main([*map(str, words)])
+    assert not (tmp_path / "out").exists()
