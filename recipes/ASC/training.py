@@ -55,6 +55,7 @@ from ascmamba_modules.utils.files import replacing
 logger = get_logger(__name__)
 
 CALIBRATED_CLIPS = 2000  # more take time, and tell no more
+SHARES = ("metadata_dropout", "metadata_swap", "band_pass", "augment_prob")
 
 
 def train(hparams_file, run_opts, overrides):
@@ -153,6 +154,9 @@ def check_settings(settings):
     check_scene_labels(settings["scene_labels"])
     check_range(settings, "batch_size", "number_of_epochs", low=1, whole=True)
     check_range(settings, "num_workers", "warmup_steps", low=0, whole=True)
+    # Not each YAML file has all of them.
+    shares = [name for name in SHARES if name in settings]
+    check_range(settings, *shares, low=0, high=1)
     seconds = settings["clip_length"]
     if seconds is not None and not 0 < seconds < float("inf"):
         raise ValueError(

@@ -349,6 +349,8 @@ def test_training_that_diverges_ends_in_one_clear_line(clips, tmp_path):
         ({"warmup_steps": -1}, "warmup_steps must be a whole number from 0 on"),
         ({"batch_size": 0}, "batch_size must be a whole number from 1 on"),
         ({"number_of_epochs": 1.5}, "number_of_epochs must be a whole number"),
+        ({"metadata_swap": 2}, "metadata_swap must be a number from 0 to 1"),
+        ({"band_pass": -0.1}, "band_pass must be a number from 0 to 1"),
         ({"feature_cache": "x", "cache_dtype": "int8"}, "float16 or float32"),
         ({"win_length": 50}, "a window of 50 ms is 2205 samples at 44100 Hz"),
         ({"sample_rate": 96000}, "a window of 40 ms is 3840 samples at 96000"),
