@@ -11,6 +11,11 @@ from torch import distributed, nn
 
 from ascmamba_modules.padding import frame_mask
 
+if distributed.is_available():
+    # Imported when there is a process group, it would keep that, and Gloo's
+    # threads, as a default argument until the interpreter's end.
+    from torch.distributed.nn.functional import all_reduce
+
 
 class BatchNorm(nn.Module):
     """Batch norm over the valid frames of all processes.
@@ -79,8 +84,6 @@ class BatchNorm(nn.Module):
             count = mask.float().sum().view(1) * x.shape[3]
         sums = torch.cat([x.sum((0, 2, 3)), x.square().sum((0, 2, 3)), count])
         if in_processes:
-            from torch.distributed.nn.functional import all_reduce
-
             sums = all_reduce(sums)
         mean, square = (sums[:-1] / sums[-1]).chunk(2)
         variance = (square - mean.square()).clamp(min=0)
