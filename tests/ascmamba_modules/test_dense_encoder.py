@@ -1,13 +1,12 @@
 """The dense encoder: patches, dilations, norms, and blindness to padding."""
 
 import gc
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from model_checks import check_gradients
+from process_threads import has_gloo_threads
 from torch import nn
 
 from ascmamba_modules.dense_encoder import (
@@ -140,17 +139,7 @@ def _train_in_process(rank, address, x, mask, state, results):
     del norm, x, y, gradient  # what is computed holds the group
     gc.collect()
     torch.distributed.destroy_process_group()
-    # One that outlives the group aborts the process now and then.
     assert not has_gloo_threads()
-
-
-def has_gloo_threads():
-    """Whether this process has any, as far as /proc lists threads."""
-    for path in Path("/proc/self/task").glob("*/comm"):
-        with suppress(OSError):  # one that has ended
-            if "gloo" in path.read_text():
-                return True
-    return False
 
 
 @pytest.mark.parametrize("masked", [False, True])
