@@ -55,6 +55,8 @@ def main(argv=None):
         arguments = _parser().parse_args(argv)
     except SystemExit as stop:  # --help and wrong usage
         return stop.code
+    if hasattr(sys.stdout, "reconfigure"):  # names of files that are no UTF-8
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         return arguments.run(arguments)
     except (CommandError, ValueError, OSError, ImportError) as error:
@@ -64,6 +66,15 @@ def main(argv=None):
             return ERROR
         text = "\n".join(map(printable, f"{error}".split("\n")))
         print(f"ascmamba: error: {text}", file=sys.stderr)
+        return ERROR
+    except RuntimeError as error:
+        if "memory" not in f"{error}":
+            raise
+        print(
+            "ascmamba: error: not enough memory, take a smaller --batch-size: "
+            + f"{error}".splitlines()[0],
+            file=sys.stderr,
+        )
         return ERROR
     except KeyboardInterrupt:
         print("ascmamba: interrupted", file=sys.stderr)

@@ -89,7 +89,7 @@ def add_parser(subparsers):
 
 def run(arguments):
     """Runs the subcommand; returns the exit code."""
-    check_output(arguments.output, _FORMATS)
+    check_output(arguments.output, _FORMATS, arguments.inputs)
     if arguments.output is None and process_share()[1] > 1:
         raise CommandError("several processes need --output, to write to")
     left_out = {}

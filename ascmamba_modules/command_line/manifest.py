@@ -86,7 +86,7 @@ _share.__name__ = "share"  # argparse: "invalid share value"
 
 def run(arguments):
     """Runs the subcommand; returns the exit code."""
-    check_output(arguments.output, (".csv",))
+    check_output(arguments.output, (".csv",), arguments.labels or ())
     shares = {"test": arguments.test, "valid": arguments.valid}
     if sum(shares.values()) >= 1:
         raise CommandError("--valid and --test leave nothing to train on")
@@ -129,7 +129,7 @@ def _find_clips(arguments):
         tables.append(class_folders(arguments.folder, arguments.group))
     table = pd.concat(tables, ignore_index=True)
     differing = table.groupby("wav")["scene_label"].nunique()
-    if arguments.labels and len(tables) > 1 and differing.max() > 1:
+    if differing.max() > 1:
         path = differing.idxmax()
         names = table.loc[table["wav"] == path, "scene_label"].unique()
         raise CommandError(

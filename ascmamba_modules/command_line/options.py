@@ -34,14 +34,15 @@ def add_subparser(subparsers, name, summary, description, examples):
     )
 
 
-def add_model_options(parser, batch_size=16):
-    """Adds the model and how it computes."""
+def add_model_options(parser, batch_size=16, default="ambience"):
+    """Adds the model, and how it computes."""
     parser.add_argument(
         "--model",
         metavar="DIR",
         help="model folder of a finished training, owner/name on the Hugging "
-        "Face hub, or a model of the package: ambience (the default) or "
-        "sound_tags; loading a folder can run any code, see --untrusted",
+        "Face hub, or a model of the package, ambience or sound_tags "
+        f"(default: {default}); loading a folder can run any code, see "
+        "--untrusted",
     )
     parser.add_argument(
         "--untrusted",
@@ -122,11 +123,13 @@ def positive(number):
     return parse
 
 
-def check_output(path, suffixes):
+def check_output(path, suffixes, inputs=()):
     """Raises a CommandError, before the work, if a result cannot be written to
-    a path; None is no output."""
+    a path, or would replace an input; None is no output."""
     if path is None:
         return
+    if Path(path).resolve() in [Path(name).resolve() for name in inputs]:
+        raise CommandError(f"{path} is an input; name another output")
     if Path(path).suffix.lower() not in suffixes:
         raise CommandError(
             f"{path}: the name must end in {' or '.join(suffixes)}"
@@ -168,7 +171,7 @@ def check_device(device):
             f"--device {device} is no device: take cpu, cuda or cuda:1"
         ) from None
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()  # "meta" computes nothing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = f"{error}".splitlines()[0]
         raise CommandError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ascmamba_modules.command_line.options import CommandError
-from ascmamba_modules.utils.remote import find_urls, is_url
+from ascmamba_modules.utils.remote import absolute, find_urls, is_url
 
 # What libsndfile and, from .3gp on, FFmpeg reads of what recorders and archives
 # write.
@@ -168,7 +168,10 @@ def class_folders(folder, group=None):
         raise CommandError(f"{folder}: no such folder")
     rows, left_out = [], {}
     for place in sorted(Path(folder).iterdir()):
-        if not place.is_dir():
+        is_hidden = place.name[0] == "."
+        if is_hidden or not place.is_dir():
+            kind = "hidden" if is_hidden else "in no class's folder"
+            left_out.setdefault(kind, []).append(str(place))
             continue
         for path in map(Path, audio_files(place, left_out)):
             row = _row(path, place.name, find_group(path))
@@ -235,7 +238,7 @@ def _row(path, label, found):
 
     header = inspect_audio(path)
     return {
-        "wav": str(path if is_url(path) else Path(path).absolute()),
+        "wav": absolute(str(path)),
         "duration": header.duration,
         "scene_label": label,
         # Takes of the same name in two folders are two.

@@ -5,10 +5,12 @@ import sys
 from ascmamba_modules.command_line.options import (
     CommandError,
     add_model_options,
+    add_skip_errors,
     add_subparser,
     check_output,
     load_classifier,
     positive,
+    report_failed,
 )
 from ascmamba_modules.command_line.recordings import (
     find_recordings,
@@ -48,6 +50,7 @@ def add_parser(subparsers):
         help="recordings of up to five minutes, as for 'ascmamba classify'",
     )
     add_model_options(parser)
+    add_skip_errors(parser)
     parser.add_argument(
         "--classes",
         metavar="A,B",
@@ -86,9 +89,25 @@ def run(arguments):
     from tqdm.auto import tqdm
 
     from ascmamba_modules.evaluation.review import choose_clips, write_review
+    from ascmamba_modules.inference.file_batches import (
+        file_problems,
+        raise_problems,
+    )
     from ascmamba_modules.teaching import embed_files
+    from ascmamba_modules.utils.files import printable
 
     files = [recording.file for recording in recordings]
+    rate = classifier.audio_normalizer.sample_rate
+    problems = file_problems([(file, None) for file in files], rate)
+    if not arguments.skip_errors:
+        raise_problems(files, problems)
+    for file, problem in zip(files, problems):
+        if problem:
+            text = printable(f"ascmamba: {file}: {problem}")
+            print(text, file=sys.stderr)
+    files = [f for f, problem in zip(files, problems) if not problem]
+    if not files:
+        raise CommandError("no file can be used")
     bar = tqdm(files, "Classifying", unit="file", disable=None)
     if classes is None or {*classes} <= {*classifier.classes}:
         embeddings, log_posteriors = embed_files(classifier, bar, True)
@@ -103,4 +122,4 @@ def run(arguments):
         f"{arguments.output} in a browser",
         file=sys.stderr,
     )
-    return 0
+    return report_failed(len(recordings) - len(files), len(recordings))

@@ -45,7 +45,7 @@ def add_parser(subparsers):
         help="folder with a folder of audio files for each class, or a "
         "manifest (.csv), whose test clips are left out",
     )
-    add_model_options(parser)
+    add_model_options(parser, default="sound_tags")
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="model folder to write"
     )

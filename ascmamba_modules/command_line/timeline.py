@@ -99,7 +99,8 @@ def add_parser(subparsers):
 
 def run(arguments):
     """Runs the subcommand; returns the exit code."""
-    check_output(arguments.output, (_SUFFIXES[arguments.format or "csv"],))
+    suffix = _SUFFIXES[arguments.format or "csv"]
+    check_output(arguments.output, (suffix,), arguments.inputs)
     check_output(arguments.plot, _PLOT_FORMATS)
     if arguments.hop and arguments.hop > arguments.window:
         raise CommandError(
@@ -117,15 +118,23 @@ def run(arguments):
         run_settings,
         write_results,
     )
-    from ascmamba_modules.inference.file_batches import raise_problems
+    from ascmamba_modules.inference.file_batches import (
+        file_problems,
+        raise_problems,
+    )
+    from ascmamba_modules.utils.files import printable
 
     if not arguments.skip_errors:
-        problems = [_problem(classifier, recording) for recording in recordings]
+        files = [(r.file, r.record_time) for r in recordings]
+        rate = classifier.audio_normalizer.sample_rate
+        problems = file_problems(files, rate, longest=float("inf"))
         raise_problems([recording.file for recording in recordings], problems)
     if arguments.output is None:
         failed = 0
         with _segment_writer(sys.stdout, arguments.format or "csv") as write:
             for result in _classify(classifier, recordings, arguments):
+                if sys.stdout.isatty():
+                    result["file"] = printable(result["file"])
                 write(result)
                 sys.stdout.flush()
                 failed += bool(result["problem"])
@@ -166,20 +175,12 @@ def _check_names(arguments, files):
             )
 
 
-def _problem(classifier, recording):
-    from ascmamba_modules.inference.file_batches import file_problem
-
-    rate = classifier.audio_normalizer.sample_rate
-    return file_problem(
-        recording.file, recording.record_time, rate, longest=float("inf")
-    )
-
-
 def _classify(classifier, recordings, arguments):
     """Yields a dict for each recording, its windows or segments in it."""
     from tqdm.auto import tqdm
 
     from ascmamba_modules.data.audio_files import inspect_audio
+    from ascmamba_modules.inference.file_batches import file_problem
     from ascmamba_modules.utils.files import printable, replacing
 
     are_many = len(recordings) > 1
@@ -192,11 +193,19 @@ def _classify(classifier, recordings, arguments):
     for recording in bar:
         with fetched_once():
             file, location, record_time = recording
-            header = inspect_audio(file)
+            header = inspect_audio(file, decode=False)
             result = {"file": file, "rate": header.rate, "problem": ""}
             result["seconds"] = header.duration
             try:
-                problem = _problem(classifier, recording)
+                problem = file_problem(
+                    *(
+                        file,
+                        record_time,
+                        classifier.audio_normalizer.sample_rate,
+                    ),
+                    longest=float("inf"),
+                    decode=False,
+                )
                 if problem:
                     raise ValueError(problem)
                 timeline = classifier.classify_long(
@@ -252,12 +261,14 @@ def _segment_writer(file, form):
 
     def write(result):
         nonlocal written, seconds
-        if form == "label-studio" and not result["problem"]:
-            task = json.dumps(_label_studio_task(result))
-            file.write(f",\n{task}" if seconds else task)
-            seconds += result["seconds"]
+        if result["problem"]:
             return
-        for segment in result.get("segments", ()):
+        if form == "label-studio":
+            task = json.dumps(_label_studio_task(result))
+            file.write(f",\n{task}" if written else task)
+            written += 1
+            return
+        for segment in result["segments"]:
             written += 1
             row = {"file": result["file"], **segment}
             if form == "csv":

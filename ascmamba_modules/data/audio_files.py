@@ -18,11 +18,9 @@ import torch.nn.functional as F
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.parallel import parallel_map
 
-from ascmamba_modules.data.audio_reader import (
-    libsndfile_message,  # noqa: F401
-    open_audio,
-)
+from ascmamba_modules.data.audio_reader import open_audio
 from ascmamba_modules.data.resampling import resample_stream
+from ascmamba_modules.data.sample_check import INTEGER_SCALE
 from ascmamba_modules.utils.files import file_stamp, write_csv
 from ascmamba_modules.utils.remote import is_url, local
 
@@ -301,6 +299,9 @@ def load_audio(path, audio_normalizer, seconds=None):
         )
         waveform = torch.cat(list(blocks))
         report_samples(path, audio)
+    # What was below it in the file can ring over it in another rate.
+    if len(waveform) and waveform.abs().max() > INTEGER_SCALE:
+        raise ValueError("samples are far over full scale, which is 1")
     if seconds is None:
         return waveform
     samples = round(seconds * audio_normalizer.sample_rate)

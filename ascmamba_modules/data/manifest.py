@@ -16,11 +16,8 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_pipeline import provides, takes
 from speechbrain.utils.logger import get_logger
 
-from ascmamba_modules.data.audio_files import (
-    audio_problems,
-    libsndfile_message,
-    load_audio,
-)
+from ascmamba_modules.data.audio_files import audio_problems, load_audio
+from ascmamba_modules.data.audio_reader import libsndfile_message
 from ascmamba_modules.data.place_and_time import parse_time
 from ascmamba_modules.utils.files import printable, write_csv
 from ascmamba_modules.utils.remote import is_url
@@ -210,6 +207,7 @@ def _parse(path, needed):
     absent = [name for name in COLUMNS if name not in header]
     if absent:
         logger.info("%s has no %s: not known", path, ", ".join(absent))
+    table = table.loc[:, ~table.columns.duplicated()]  # not ours, see above
     table = table.reindex(columns=list(COLUMNS), fill_value="").map(str.strip)
     table["scene_label"] = table["scene_label"].map(clean_label)
     table["line"] = [n for n, _ in fitting]
@@ -345,7 +343,7 @@ def _repeated_files(path, labelled):
 
 
 def unusable_files(table):
-    """Checks the audio files of a table without decoding them.
+    """Checks the audio files of a table.
 
     Arguments
     ---------

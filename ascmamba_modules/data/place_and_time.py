@@ -14,7 +14,8 @@ _ISO_8601 = re.compile(_DATE.pattern + r"(?:[T ][\d:.]+ *(?:Z|[+-][\d:]+)?)?")
 # and, with the number of a take, 230421_001.
 _DAY = r"(?<!\d)(20\d\d)([-._]?)(\d\d)\2(\d\d)"
 _IN_NAMES = (
-    rf"{_DAY}[-_. T]*(?:at )?(\d\d)([-.:_]?)(\d\d)\6(\d\d)(?!\d)",
+    rf"{_DAY}[-_. T]*(?:at )?(\d\d)([-.:_]?)(\d\d)\6(\d\d)(?!\d)"
+    r"(?:[-_. ]?([AaPp])[Mm](?=\.| \(|$))?",
     r"(?<!\d)(\d\d)(\d\d)(\d\d)[-_](\d\d)(\d\d)(\d\d)(?!\d)",
     rf"{_DAY}(?!\d)",
     r"^(\d\d)(\d\d)(\d\d)_\d{3,4}(?!\d)",
@@ -116,10 +117,16 @@ def time_in_name(name):
     '2023-04-21 18:30:00'
     >>> time_in_name("230421_001.WAV"), time_in_name("ZOOM0001.WAV")
     ('2023-04-21', '')
+    >>> time_in_name("Audio 2023-04-21 at 10.30.00 PM.ogg")
+    '2023-04-21 22:30:00'
     """
     for pattern in _IN_NAMES:
         for found in re.finditer(pattern, name):
-            year, *rest = (int(x) for x in found.groups() if x.isdecimal())
+            parts = [part or "" for part in found.groups()]
+            year, *rest = (int(part) for part in parts if part.isdecimal())
+            half = parts[-1].lower()
+            if half in ("a", "p") and rest[2] <= 12:
+                rest[2] = rest[2] % 12 + 12 * (half == "p")
             try:
                 moment = datetime(2000 + year % 100, *rest)
             except ValueError:  # no such day or hour

@@ -7,6 +7,7 @@ INTEGER_SCALE = 100.0
 _LOUD = 4.0
 _CANCELLED = 0.01  # power of two channels' mean, of that of the channels
 _DEAD = 1e-5  # power of a channel, of that of the loudest
+_ROUNDING = 1e-12  # of a variance, of the squared mean
 _OFFSET = 0.01
 _OFFSET_RATIO = 0.1  # offset, of the root mean square
 _CLIPPED = 0.01  # share of the samples
@@ -50,8 +51,10 @@ class SampleCheck:
         self._peak = np.maximum(self._peak, float(peak))  # keeps NaN
         if peak >= 0.999:
             self._clipped += (np.abs(samples) >= 0.999).mean() * len(samples)
+        # Else a large offset would leave nothing of what varies.
+        samples = samples.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):  # see problem()
-            self._sums += np.ones(len(samples), samples.dtype) @ samples
+            self._sums += samples.sum(0)
             self._products += samples.T @ samples
 
     def problem(self):
@@ -74,7 +77,9 @@ class SampleCheck:
             covariance = self._covariance()
             power = covariance.trace() / channels
             mean_power = covariance.mean()  # of the mean over channels
-            if mean_power < 2 * _CANCELLED / channels * power:
+            rounding = _ROUNDING * (self._means() ** 2).max()
+            is_varied = power > rounding
+            if is_varied and mean_power < 2 * _CANCELLED / channels * power:
                 return (
                     "its channels cancel each other out, so that their mean "
                     "is silence; invert one of two channels, or keep only one"

@@ -1,6 +1,5 @@
 """Classifying recordings with a trained model."""
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -26,7 +25,7 @@ from ascmamba_modules.inference.file_batches import (
     ClassifiedFile,
     batches_of_files,
     clips_together,
-    file_problem,
+    file_problems,
     naming_file,
     raise_problems,
 )
@@ -309,16 +308,11 @@ class SceneClassifier(Pretrained):
         times = _one_a_clip("record_time", record_time, len(paths))
         if unknown or coverage is not None:
             unsure = torch.zeros(1, len(self.classes)).log_softmax(1)
-            self.reliance.possible(unsure, coverage or 0.5)
+            share = 0.5 if coverage is None else coverage
+            self.reliance.possible(unsure, share)
         if not skip_errors:
             rate = self.audio_normalizer.sample_rate
-            with ThreadPoolExecutor() as pool:
-                problems = pool.map(
-                    lambda path, moment: file_problem(path, moment, rate),
-                    paths,
-                    times,
-                )
-                raise_problems(paths, list(problems))
+            raise_problems(paths, file_problems(zip(paths, times), rate))
         return self._classify_files(
             zip(paths, places, times),
             batch_size,

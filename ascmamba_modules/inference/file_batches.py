@@ -156,6 +156,26 @@ def file_problem(path, record_time, rate, longest=_MAX_LENGTH, decode=True):
     return ""
 
 
+def file_problems(files, rate, longest=_MAX_LENGTH):
+    """Checks many files in threads.
+
+    Arguments
+    ---------
+    files : iterable
+        (path, record_time) of each.
+    rate, longest
+        As of :func:`file_problem`.
+
+    Returns
+    -------
+    list
+        The problem of each file; empty if there is none.
+    """
+    with ThreadPoolExecutor() as pool:
+        problems = pool.map(lambda f: file_problem(*f, rate, longest), files)
+        return list(problems)
+
+
 def raise_problems(paths, problems):
     """Raises one error if there is a problem.
 

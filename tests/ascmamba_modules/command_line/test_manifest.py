@@ -73,6 +73,19 @@ def test_files_that_cannot_be_used(folder, tmp_path, capsys):
     assert "183000_a.wav: not an audio file" in capsys.readouterr().err
 
 
+def test_what_is_in_no_class_is_left_out_and_said(folder, tmp_path, capsys):
+    hidden = folder / ".ipynb_checkpoints" / "a.wav"
+    hidden.parent.mkdir()
+    for path in (hidden, folder / "loose.wav"):
+        path.write_bytes((folder / "park/20230421_183000_a.wav").read_bytes())
+    assert manifest(folder, "--output", tmp_path / "my.csv") == 0
+    labels = pd.read_csv(tmp_path / "my.csv")["scene_label"]
+    assert set(labels) == {"my bar", "park"}
+    shown = capsys.readouterr().err
+    assert "1 hidden" in shown and ".ipynb_checkpoints" in shown
+    assert "1 in no class's folder" in shown and "loose.wav" in shown
+
+
 def test_faults_are_named(folder, tmp_path, capsys):
     def error(folder, *options):
         assert manifest(folder, "--output", tmp_path / "a.csv", *options) == 2

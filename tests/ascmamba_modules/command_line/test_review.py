@@ -1,5 +1,6 @@
 """ascmamba review, and its labels in ascmamba manifest."""
 
+import os
 import re
 
 import numpy as np
@@ -94,6 +95,51 @@ def test_labels_become_a_manifest(recordings, tmp_path, capsys):
     words.insert(3, other)
     assert main(words) == 2
     assert "0 a&b.wav is labelled Bar and Street" in capsys.readouterr().err
+
+
+def test_labels_and_a_folder_name_each_file_once(
+    recordings, tmp_path, monkeypatch
+):
+    """However the folder is written."""
+    for path in sorted(recordings.glob("*.wav")):
+        place = recordings / ("Bar" if int(path.name[0]) % 2 else "Street")
+        place.mkdir(exist_ok=True)
+        path.rename(place / path.name)
+    files = sorted(map(str, recordings.glob("*/*.wav")))
+    labels = [os.path.basename(os.path.dirname(file)) for file in files]
+    path = write_labels(tmp_path / "review.csv", files, labels)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    words = ["manifest", f"../{recordings.name}", "--labels", path]
+    assert main([*words, "--test", "0", "--output", "my.csv"]) == 0
+    assert sorted(pd.read_csv("my.csv")["wav"]) == files
+
+
+def test_labels_stay(recordings, tmp_path, capsys):
+    files = sorted(map(str, recordings.glob("*.wav")))
+    path = write_labels(tmp_path / "a.csv", files[:1] * 2, ["Bar", "Street"])
+    before = open(path).read()
+    assert main(["manifest", "--labels", path, "--output", path]) == 2
+    assert "is an input; name another" in capsys.readouterr().err
+    output = str(tmp_path / "b.csv")
+    assert main(["manifest", "--labels", path, "--output", output]) == 2
+    assert "is labelled Bar and Street" in capsys.readouterr().err
+    assert open(path).read() == before
+
+
+def test_bad_files_are_named_or_skipped(
+    model_folder, recordings, tmp_path, capsys
+):
+    (recordings / "bad.wav").write_bytes(b"no sound")
+    output = tmp_path / "review.html"
+    words = ["review", str(recordings), "--model", str(model_folder)]
+    words += ["--output", str(output)]
+    assert main(words) == 2
+    assert "bad.wav: not an audio file" in capsys.readouterr().err
+    assert not output.exists()
+    assert main([*words, "--skip-errors"]) == 1
+    assert "1 of 7 files could not be used" in capsys.readouterr().err
+    assert "bad.wav" not in output.read_text()
 
 
 @pytest.mark.parametrize(

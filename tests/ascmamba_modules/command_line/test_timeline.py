@@ -223,6 +223,17 @@ def test_failed_files_are_skipped_and_counted(
     assert len(set(pd.read_csv(output)["file"])) == 2
 
 
+def test_label_studio_without_the_first_file(model_folder, folder, tmp_path):
+    first = folder / "0.wav"
+    soundfile.write(first, np.zeros(80000) + 0.1, 8000)
+    first.write_bytes(first.read_bytes()[:-20000])  # states 10 s
+    output = tmp_path / "out.json"
+    arguments = ["timeline", str(folder), "--model", str(model_folder)]
+    arguments += ["--window", "1", "--format", "label-studio", "--skip-errors"]
+    assert main([*arguments, "--output", str(output)]) == 1
+    assert len(json.loads(output.read_text())) == 2
+
+
 @pytest.mark.parametrize(
     "inputs, options, message",
     [

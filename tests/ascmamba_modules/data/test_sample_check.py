@@ -42,6 +42,14 @@ def test_what_means_nothing_is_a_problem(tmp_path, name):
         assert "cancel" in audio_problem(write(tmp_path / "b.wav", *channels))
 
 
+@pytest.mark.parametrize("right", [LEFT, RIGHT, SILENCE])
+@pytest.mark.parametrize("offset", [0.02, 0.5])
+def test_offset_does_not_hide_what_varies(tmp_path, offset, right):
+    channels = [offset + 1e-3 * channel for channel in (LEFT, right)]
+    path = write(tmp_path / "a.wav", *channels, subtype="FLOAT")
+    assert audio_problem(path) is None
+
+
 WARNINGS = {
     "dead channel": ((LEFT, SILENCE), "channel 2 of 2 is silent"),
     "offset": ((LEFT + 0.3,), "constant offset of 0.3"),
