@@ -236,6 +236,8 @@ def _group_finder(group):
 def _row(path, label, found):
     from ascmamba_modules.data.audio_files import inspect_audio
 
+    if problem := name_problem(path):
+        raise CommandError(f"{path}: {problem}")
     header = inspect_audio(path)
     return {
         "wav": absolute(str(path)),
@@ -246,6 +248,16 @@ def _row(path, label, found):
         "label_source": "human",
         "problem": header.problem,
     }
+
+
+def name_problem(path):
+    """Tells why a file cannot be named in a table or on a page; empty if it
+    can."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8; rename it"
+    return ""
 
 
 def _table(rows):

@@ -14,6 +14,7 @@ from ascmamba_modules.command_line.options import (
 )
 from ascmamba_modules.command_line.recordings import (
     find_recordings,
+    name_problem,
     print_left_out,
 )
 
@@ -99,6 +100,7 @@ def run(arguments):
     files = [recording.file for recording in recordings]
     rate = classifier.audio_normalizer.sample_rate
     problems = file_problems([(file, None) for file in files], rate)
+    problems = [p or name_problem(f) for f, p in zip(files, problems)]
     if not arguments.skip_errors:
         raise_problems(files, problems)
     for file, problem in zip(files, problems):

@@ -1,5 +1,7 @@
 """ascmamba manifest: own folders, ready to train on."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -71,6 +73,15 @@ def test_files_that_cannot_be_used(folder, tmp_path, capsys):
     assert manifest(folder, *options, "--skip-errors") == 1
     assert len(pd.read_csv(tmp_path / "my.csv")) == 29
     assert "183000_a.wav: not an audio file" in capsys.readouterr().err
+
+
+def test_name_that_no_table_can_hold(folder, tmp_path, capsys):
+    path = os.fsencode(folder / "park") + b"/\xe4.wav"
+    source = folder / "park" / "20230421_183000_a.wav"
+    with open(path, "wb") as file:
+        file.write(source.read_bytes())
+    assert manifest(folder, "--output", tmp_path / "my.csv") == 2
+    assert "its name is not UTF-8; rename it" in capsys.readouterr().err
 
 
 def test_what_is_in_no_class_is_left_out_and_said(folder, tmp_path, capsys):
