@@ -130,7 +130,8 @@ def _damaged(path, reason):
 
 
 def printable(text):
-    """Escapes control characters, so that no file's name steers a terminal.
+    """Escapes control characters and what is no Unicode, so that no file's
+    name steers a terminal, or fails on its way there.
 
     Arguments
     ---------
@@ -140,7 +141,7 @@ def printable(text):
     Returns
     -------
     str
-        The line, with an escape for each control character.
+        The line, with an escape for each such character.
 
     Example
     -------
@@ -148,7 +149,7 @@ def printable(text):
     a\\x1b[2J\\n.wav
     """
     return re.sub(
-        "[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]",
+        "[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]",
         lambda x: repr(x[0])[1:-1],
         text,
     )
