@@ -223,15 +223,18 @@ def score_metadata_baseline(training, clips, protocol, parts, conditions):
     Arguments
     ---------
     training : pandas.DataFrame
-        Labelled training clips.
+        Training clips, of which the tree needs labelled ones.
     clips, protocol, parts, conditions
         As for :func:`score_parts`.
 
     Returns
     -------
     pandas.DataFrame
-        See the top of this file.
+        See the top of this file; no rows if no training clip has a label.
     """
+    training = training[training["scene_label"] != ""]
+    if training.empty:
+        return _frame([])
     index = {name: number for number, name in enumerate(clips.classes)}
     names = pd.Series(classify_by_metadata(training, clips.table))
     # A class that the models do not have is never right.

@@ -125,7 +125,10 @@ def to_lines(table):
 def ablate(args):
     """Runs what is left, and writes the table."""
     output = Path(args.output).absolute()
-    systems = read_systems(args.settings, args.systems)
+    needed = ("title", "hparams")  # here each system is trained
+    systems = read_systems(
+        args.settings, args.systems, (*needed, "settings"), needed
+    )
     stages, manifest = [], args.manifest and Path(args.manifest).absolute()
     if not manifest:
         stages, manifest = list_world(output, args.clips)

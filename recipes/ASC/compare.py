@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -45,6 +46,7 @@ from stages import (
     read_systems,
     run_stages,
     training_stage,
+    write_once,
     write_table,
 )
 
@@ -197,20 +199,16 @@ def cpu_seconds():
 def write_manifests(data, folds, output):
     """Writes the manifests of the folds; gives them as tables."""
     is_manifest = str(data).lower().endswith(".csv")
-    write = _write_folds if is_manifest else prepare_esc10
-    clips = read_manifest(data) if is_manifest else None
     tables = {}
     for fold in folds:
         path = output / f"fold_{fold}.csv"
-        if not path.exists():
-            write(data, fold, path)
-        tables[fold] = read_manifest(path)
         if is_manifest:
-            is_of_data = set(tables[fold]["wav"]) <= set(clips["wav"])
-        else:
-            clip = Path(tables[fold]["wav"].iloc[0])
-            is_of_data = Path(data).resolve() in clip.parents
-        if not is_of_data:
+            write_once(path, partial(_write_folds, data, fold))
+        elif not path.exists():
+            prepare_esc10(data, fold, path)
+        tables[fold] = read_manifest(path)
+        clip = Path(tables[fold]["wav"].iloc[0])
+        if not is_manifest and Path(data).resolve() not in clip.parents:
             raise ValueError(
                 f"{path} was made of other clips than those of {data}: choose "
                 "another output folder"
@@ -239,7 +237,7 @@ def _write_folds(manifest, fold, path):
 
 def list_runs(name, system, args, tables, output):
     """The runs of a system."""
-    settings = dict(system.get("settings", {}))
+    settings = dict(system["settings"])
     if "model" in system:
         settings["model"] = system["model"]
     if "weights" in system:

@@ -15,12 +15,19 @@ section 5), which the paper only names.
 import argparse
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
-from stages import RECIPE, one_line_at_the_end, run_stages, training_stage
+from stages import (
+    RECIPE,
+    one_line_at_the_end,
+    run_stages,
+    training_stage,
+    write_once,
+)
 
 from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.data.sessions import LEVELS, find_groups
@@ -30,7 +37,7 @@ from ascmamba_modules.evaluation.protocols import (
     ScoredClips,
     mean_score,
 )
-from ascmamba_modules.utils.files import replacing, write_csv
+from ascmamba_modules.utils.files import write_csv
 
 RESULTS = "results.csv"
 
@@ -73,13 +80,7 @@ def write_folds(folds, output):
     paths = []
     for number, fold in enumerate(folds.values(), 1):
         path = output / f"fold_{number}.csv"
-        with replacing(path) as new:
-            write_manifest(fold, new)
-            if path.exists() and path.read_bytes() != new.read_bytes():
-                raise ValueError(
-                    f"{path} was made of another manifest, or with other "
-                    "folds: choose another --output"
-                )
+        write_once(path, partial(write_manifest, fold))
         paths.append(path)
     return paths
 

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +45,7 @@ from ascmamba_modules.data.manifest import (
     read_manifest,
     unusable_files,
 )
+from ascmamba_modules.data.place_and_time import location_text
 from ascmamba_modules.data.sessions import find_places
 from ascmamba_modules.evaluation.difficulty import (
     KINDS,
@@ -82,11 +82,14 @@ from ascmamba_modules.evaluation.report import EvaluationReport
 from ascmamba_modules.evaluation.tables import audio_table, summarise
 from ascmamba_modules.evaluation.training_report import prediction_table
 from ascmamba_modules.inference import SceneClassifier
+from ascmamba_modules.model_folder.folder import stage_of
+from ascmamba_modules.pseudo_labels.selection import in_pool
 from ascmamba_modules.utils.files import write_csv
 
 logger = get_logger(__name__)
 
 RESULTS = "results.csv"
+FOLDERS = ("predictions", "plots")
 POOLED = (1, 2, 4, 8)  # clips of a session
 # They become names of files.
 _MODEL_NAME = re.compile(r"[\w+=-][\w .+=-]*")
@@ -112,6 +115,7 @@ def check_hparams(hparams):
             f"similarity must be {' or '.join(KINDS)}, got "
             f"{hparams['similarity']}"
         )
+    _check_folders(Path(hparams["output_folder"]))
     _check_protocol(hparams)
     check_range(hparams, "batch_size", "resamples", low=1, whole=True)
     check_range(hparams, "num_workers", "hardest", low=0, whole=True)
@@ -121,6 +125,26 @@ def check_hparams(hparams):
     for share in hparams["shares"]:
         if not 0 < share <= 1:
             raise ValueError(f"shares must be over 0 and up to 1, got {share}")
+    for seed in hparams["seeds"]:
+        check_range({"seeds": seed}, "seeds", low=0, whole=True)
+    places = hparams["unseen_places"]
+    if places is not None and not (
+        isinstance(places, list)
+        and all(isinstance(x, str) and x.strip() for x in places)
+    ):
+        raise ValueError(
+            f"unseen_places must be a list of names or null, got {places}"
+        )
+
+
+def _check_folders(output):
+    """Those of an earlier evaluation are replaced, others are the user's."""
+    found = [name for name in FOLDERS if (output / name).exists()]
+    if found and stage_of(output) != "evaluate":
+        raise ValueError(
+            f"{output} has {' and '.join(found)}, and not of an evaluation: "
+            "choose another --output_folder"
+        )
 
 
 def _check_protocol(hparams):
@@ -171,34 +195,6 @@ def audio_changes(events):
     return {f"sounds at {x} dB": partial(mix, x) for x in EVENT_RATIOS}
 
 
-@dataclass(frozen=True)
-class EvaluationData:
-    """What models are scored on.
-
-    Arguments
-    ---------
-    clips : ScoredClips
-        The clips.
-    training : pandas.DataFrame or None
-        Labelled training clips.
-    evaluation : pandas.DataFrame or None
-        Clips of the evaluation set.
-    places : list
-        Unseen places to put in for the clips' own; may be empty.
-    events : list
-        Sounds to mix in; may be empty.
-    unknown : pandas.DataFrame
-        Clips of classes that the models do not have; may be empty.
-    """
-
-    clips: ScoredClips
-    training: pd.DataFrame | None
-    evaluation: pd.DataFrame | None
-    places: list
-    events: list
-    unknown: pd.DataFrame
-
-
 def note(notes, text, *values):
     """Logs what the reader must know, and keeps it for the report."""
     notes.append(text % values)
@@ -231,13 +227,13 @@ def load_scored(hparams):
 
 @exit_on(ManifestError)
 def load_training(hparams):
-    """The labelled training clips; None if there are none."""
+    """The training clips, and those that pseudo-labels may have made so."""
     path = hparams["training_manifest"] or hparams["manifest"]
     table = read_manifest(path)
-    training = table[(table["split"] == "train") & (table["scene_label"] != "")]
+    training = table[(table["split"] == "train") | in_pool(table)]
     if training.empty and hparams["training_manifest"]:
-        raise ManifestError(path, ["no labelled rows of split 'train'"])
-    return None if training.empty else training
+        raise ManifestError(path, ["no rows of split 'train'"])
+    return training
 
 
 def load_evaluation(hparams):
@@ -397,18 +393,18 @@ def measure_similarities(clips, evaluation, cache):
 def find_unseen_places(hparams, scored, training, evaluation):
     """Places to put in for those of the clips; none if there are none.  Exits
     if one that is named is not new."""
-    seen = [scored, *([] if training is None else [training])]
-    seen = set().union(*(find_places(table) for table in seen))
-    if hparams["unseen_places"]:
-        known = sorted(seen & set(hparams["unseen_places"]))
+    seen = pd.concat([scored, training])["location"].map(location_text)
+    seen = {*seen, ""}
+    if named := hparams["unseen_places"]:
+        known = sorted(x for x in named if location_text(x) in seen)
         if known:
             sys.exit(
                 f"unseen_places: {', '.join(known)} are in the training or "
                 "the scored clips"
             )
-        return list(hparams["unseen_places"])
-    places = set() if evaluation is None else set(find_places(evaluation))
-    return sorted(places - seen - {""})
+        return list(named)
+    places = [] if evaluation is None else set(find_places(evaluation))
+    return sorted(x for x in places if location_text(x) not in seen)
 
 
 def choose_changed(clips, parts, shares, notes):
@@ -432,7 +428,9 @@ def choose_changed(clips, parts, shares, notes):
 
 
 def run_protocols(hparams, models, data, cache, notes):
-    """Runs all protocols that there is the data for.
+    """Runs all protocols that there is the data for: the clips, those of
+    training and of the evaluation set, unseen places, sounds to mix in, clips
+    of classes that the models do not have.
 
     Returns
     -------
@@ -443,17 +441,13 @@ def run_protocols(hparams, models, data, cache, notes):
     scaled : dict
         Log-posteriors after temperature scaling, by model.
     """
-    clips, training = data.clips, data.training
-    evaluation, places = data.evaluation, data.places
+    clips, training, evaluation, places, events, unknown = data
     results = [score_all(models, clips), score_context(models, clips)]
+    metadata_baseline = partial(score_metadata_baseline, training, clips)
     everything = np.full(len(clips.table), "metadata only")
-    if training is not None:
-        metadata_baseline = partial(score_metadata_baseline, training, clips)
-        results.append(
-            metadata_baseline(
-                "audio and metadata", everything, ["metadata only"]
-            )
-        )
+    results.append(
+        metadata_baseline("audio and metadata", everything, ["metadata only"])
+    )
 
     similarities = parts = None
     if evaluation is None:
@@ -495,11 +489,11 @@ def run_protocols(hparams, models, data, cache, notes):
             )
         )
 
-    if training is None:
+    if training.empty:
         note(
             notes,
-            "Nothing on seen and unseen sessions: no labelled rows of split "
-            "'train'; name them by --training_manifest.",
+            "Nothing on seen and unseen sessions: no rows of split 'train'; "
+            "name them by --training_manifest.",
         )
     else:
         conditions = novelty_of(training, clips.table)
@@ -512,9 +506,9 @@ def run_protocols(hparams, models, data, cache, notes):
         sizes = POOLED, hparams["seeds"], protocol
         results.append(score_pooled(models, clips, *sizes))
     elif protocol == "unknown":
-        results.append(score_unknown(models, clips, data.unknown))
+        results.append(score_unknown(models, clips, unknown))
     elif protocol:
-        changes = audio_changes(data.events)
+        changes = audio_changes(events)
         results.append(score_audio(models, clips, protocol, changes))
 
     scaled = {}
@@ -541,7 +535,7 @@ def write_all(hparams, models, clips, cache, found, notes):
     """Writes results, predictions, plots and page; prints the summary."""
     results, similarities, scaled = found
     output = Path(hparams["output_folder"])
-    for name in ("predictions", "plots"):  # of an earlier run
+    for name in FOLDERS:  # of an earlier evaluation, see _check_folders
         shutil.rmtree(output / name, ignore_errors=True)
     write_csv(results, output / RESULTS)
     write_predictions(output / "predictions", models, clips)
@@ -592,9 +586,8 @@ def evaluate(hparams_file, run_opts, overrides):
     notes = []
     known = scored[~is_unknown]
     clips = ScoredClips(known, classes, hparams["resamples"])
-    data = EvaluationData(
-        *(clips, training, evaluation, places, events, scored[is_unknown])
-    )
+    unknown = scored[is_unknown]
+    data = clips, training, evaluation, places, events, unknown
     with ExitStack() as stack:
         stack.enter_context(locked(hparams["output_folder"]))
         save_settings(hparams_file, overrides, hparams["output_folder"])

@@ -11,12 +11,13 @@ the posteriors, what was rejected and why, and a report.
 import hashlib
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
 import speechbrain as sb
+import training
 from common import (
-    check_overrides,
     check_range,
     check_stage,
     exit_on,
@@ -26,11 +27,10 @@ from common import (
     run_in_group,
     save_settings,
 )
+from hyperpyyaml import resolve_references
 from prepare_cas import read_truth
-from ruamel.yaml import YAML
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
-from training import train
 
 from ascmamba_modules.brain import PseudoLabelBrain
 from ascmamba_modules.data.manifest import (
@@ -40,6 +40,7 @@ from ascmamba_modules.data.manifest import (
 )
 from ascmamba_modules.data.sessions import LEVELS
 from ascmamba_modules.inference import SceneClassifier
+from ascmamba_modules.model_folder.folder import start_from
 from ascmamba_modules.pseudo_labels.report import MANIFEST
 from ascmamba_modules.pseudo_labels.selection import in_pool
 from ascmamba_modules.pseudo_labels.session_labels import (
@@ -67,17 +68,18 @@ def check_settings(settings):
                 f"{name} must be one of {', '.join(map(str, allowed))}, got "
                 f"{settings[name]}"
             )
-    if settings["rounds"] > 1:
-        overrides = finetune_overrides(settings, [], MANIFEST, "")
-        with open(settings["finetune_hparams"], encoding="utf-8") as file:
-            check_overrides(YAML().load(file), overrides)
+    overrides = settings["finetune_overrides"]
+    if not isinstance(overrides, dict):
+        raise ValueError(
+            f"finetune_overrides must be names with values, got {overrides}"
+        )
 
 
 def finetune_overrides(hparams, classes, manifest, folder):
     """Settings of the training between two rounds."""
     return {
-        "scene_labels": classes,
         **hparams["finetune_overrides"],
+        "scene_labels": classes,
         "manifest": str(manifest),
         "output_folder": str(folder),
         "pretrained_folder": str(hparams["first"]),
@@ -145,6 +147,35 @@ def make_brain(hparams, run_opts):
     )
 
 
+def check_rounds(hparams, brain):
+    """Exits if the training between two rounds could not start from the first
+    model, or if it would use place and time, unasked, where that does not."""
+    if hparams["rounds"] == 1:
+        return
+    path = hparams["finetune_hparams"]
+    with tempfile.TemporaryDirectory() as folder:
+        given = finetune_overrides(hparams, brain.classes, MANIFEST, folder)
+        settings = load_hparams(path, given, training.check_settings)
+        training.drop_unused_context(settings)
+        training.check_freeze(settings)
+        resolved = Path(folder, "resolved.yaml")
+        with open(path, encoding="utf-8") as file:
+            text = resolve_references(file, given).read()
+        resolved.write_text(text, "utf-8")
+        try:
+            start_from(hparams["first"], settings, resolved)
+        except (OSError, ValueError) as error:
+            sys.exit(f"finetune_overrides: {error}")
+    is_asked = "use_context" in hparams["finetune_overrides"]
+    is_used = "context_encoder" in settings["modules"]
+    was_used = "context_encoder" in brain.modules["first"].mods
+    if is_used and not (was_used or is_asked):
+        sys.exit(
+            "first does not use place and time, and the model of the next "
+            'round would: --finetune_overrides "{use_context: False}"'
+        )
+
+
 def run_rounds(hparams, run_opts, brain, table, truth):
     """Labels the clips, and trains on the labels before each further round;
     returns the last round's manifest."""
@@ -164,7 +195,8 @@ def run_rounds(hparams, run_opts, brain, table, truth):
                 *(hparams, brain.classes, manifest),
                 folder / f"finetune_{digest}",
             )
-            first = train(hparams["finetune_hparams"], run_opts, overrides)
+            path = hparams["finetune_hparams"]
+            first = training.train(path, run_opts, overrides)
             brain = make_brain({**hparams, "first": first}, run_opts)
     return manifest
 
@@ -182,6 +214,7 @@ def label(hparams_file, run_opts, overrides):
     table = load_rows(hparams)
     brain = make_brain(hparams, run_opts)
     check_classes(table, brain.classes, hparams["manifest"])
+    check_rounds(hparams, brain)
     truth = load_truth(hparams["truth"], brain.classes)
     folder = hparams["output_folder"]
     with locked(folder):

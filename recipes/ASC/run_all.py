@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pandas as pd
 from corpus import unified_scenes
-from hyperpyyaml import load_hyperpyyaml
 from stages import (
     RECIPE,
     SUMMARY,
     Stage,
+    check_names,
     one_line_at_the_end,
     options,
+    read_sections,
     run_stages,
 )
 
@@ -75,7 +76,9 @@ def list_stages(output, corpora, settings, run_options):
 
     def ask(name, title, script, result, **files):
         own = options(
-            {"output_folder": output / name, **files} | settings.get(script, {})
+            {"output_folder": output / name, **files}
+            | settings.get(script, {})
+            | settings.get(name, {})
         )
         words = (f"hparams/{script}.yaml", *own, *run_options)
         return stage(name, title, f"{script}.py", result, *words)
@@ -257,7 +260,7 @@ def run(args):
     """Runs the stages asked for; prints the results once there are all."""
     output = Path(args.output).absolute()
     path = args.settings or (DEMO_SETTINGS if args.demo else None)
-    settings = load_hyperpyyaml(Path(path).read_text("utf-8")) if path else {}
+    settings = read_sections(path) if path else {}
     settings["train"] = {
         "seed": args.seed,
         "feature_cache": output / "features",
@@ -270,6 +273,9 @@ def run(args):
     # No progress bars: what the stages print goes to a file.
     run_options = ["--noprogressbar", *shlex.split(args.run_options)]
     stages = list_stages(output, corpora, settings, run_options)
+    names = [*(stage.name for stage in stages), "train", "minutes"]
+    given = [*settings, *settings.get("minutes", {})]
+    check_names(path, given, names, "stage")
     launcher = shlex.split(args.launcher)
     run_stages(stages, output, launcher, args.first, args.last)
     if stages[-1].result.exists():

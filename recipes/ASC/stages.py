@@ -18,6 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 from tqdm import tqdm
 
 from ascmamba_modules.utils.files import read_json, replacing, write_csv
@@ -25,6 +26,10 @@ from ascmamba_modules.utils.files import read_json, replacing, write_csv
 RECIPE = Path(__file__).resolve().parent
 RECORD = "stages.json"
 SUMMARY = "summary.json"  # a finished training leaves it
+SYSTEM_KEYS = (  # see compare.yaml
+    *("title", "hparams", "model", "settings"),
+    *("weights", "linear", "frozen"),
+)
 _LAUNCHED = ("train.py", "pseudo_label.py")
 
 
@@ -85,10 +90,18 @@ def options(settings):
 
     Example
     -------
-    >>> options({"lr": 0.1, "channels": 8})
-    ('--lr', '0.1', '--channels', '8')
+    >>> options({"lr": 0.1, "f_max": None})
+    ('--lr', '0.1', '--f_max', 'null')
     """
-    return tuple(w for k, v in settings.items() for w in (f"--{k}", str(v)))
+    return tuple(w for k, v in settings.items() for w in (f"--{k}", _text(v)))
+
+
+def _text(value):
+    # JSON writes None as YAML reads it. All else stays as it has been, for
+    # the stages that were begun before.
+    is_text = isinstance(value, (str, Path))
+    is_changed = not is_text and "None" in str(value)
+    return json.dumps(value) if is_changed else str(value)
 
 
 def training_stage(name, title, hparams, settings, more=()):
@@ -98,16 +111,61 @@ def training_stage(name, title, hparams, settings, more=()):
     return Stage(name, title, "train.py", words, result)
 
 
-def read_systems(path, chosen=None):
-    """Reads the systems of compare.yaml or a file like it: all, or those that
-    are chosen.  Raises a ValueError if one of these is not in it."""
-    systems = YAML(typ="safe").load(Path(path).read_text("utf-8"))
-    for name in chosen or ():
-        if name not in systems:
+def read_sections(path):
+    """Reads a YAML file of sections, each a mapping; empty ones are {}.  Raises
+    a ValueError for other files."""
+    try:
+        found = YAML(typ="safe").load(Path(path).read_text("utf-8"))
+    except YAMLError as error:
+        raise ValueError(f"{path}: {error}") from None
+    sections = _section(path, found)
+    return {k: _section(f"{path}: {k}", v) for k, v in sections.items()}
+
+
+def _section(place, value):
+    if not isinstance(value, (dict, type(None))):
+        raise ValueError(f"{place}: must be names with values, got {value}")
+    return value or {}
+
+
+def check_names(place, names, known, what):
+    """Raises a ValueError for a name at a place that is not a known one."""
+    for name in names:
+        if name not in known:
             raise ValueError(
-                f"no system '{name}'; there are {', '.join(systems)}"
+                f"{place}: no {what} '{name}'; there are {', '.join(known)}"
             )
+
+
+def read_systems(path, chosen=None, keys=SYSTEM_KEYS, needed=("title",)):
+    """Reads the systems of compare.yaml or a file like it: all, or those that
+    are chosen.  Raises a ValueError if one of these is not in it, or if one
+    that is has other keys than ``keys`` or not those ``needed``."""
+    systems = {}
+    for name, section in read_sections(path).items():
+        check_names(f"{path}: {name}", section, keys, "key")
+        given = {k: v for k, v in section.items() if v is not None}
+        for key in needed:
+            if key not in given:
+                raise ValueError(f"{path}: {name}: {key} is missing")
+        settings = _section(f"{path}: {name}: settings", given.get("settings"))
+        systems[name] = {**given, "settings": settings}
+    if not systems:
+        raise ValueError(f"{path}: no systems")
+    check_names(path, chosen or (), systems, "system")
     return {name: systems[name] for name in chosen or systems}
+
+
+def write_once(path, write):
+    """Writes a file by ``write(path)``; raises a ValueError if there is another
+    in its place."""
+    with replacing(path) as new:
+        write(new)
+        if path.exists() and path.read_bytes() != new.read_bytes():
+            raise ValueError(
+                f"{path} was made of another manifest, or with other folds: "
+                "choose another output folder"
+            )
 
 
 def write_table(table, lines, path):

@@ -66,3 +66,17 @@ def test_listed_settings_exist():
 def test_unknown_system_is_named(tmp_path):
     with pytest.raises(SystemExit, match="no system 'x'; there are as_in_the"):
         main([str(tmp_path), "--systems", "x"])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: {title: A}", "a: hparams is missing"),
+        ("a: {title: A, hparams: x, linear: True}", "a: no key 'linear'"),
+    ],
+)
+def test_systems_that_are_not_trained_are_refused(tmp_path, text, message):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(SystemExit, match=message):
+        main([str(tmp_path / "out"), "--settings", str(path)])

@@ -158,6 +158,10 @@ def test_folds_of_a_manifest_keep_sessions_together(words, esc10, tmp_path):
     assert sorted(tested) == sorted(table["ID"])
     result = pd.read_csv(tmp_path / "out" / "comparison.csv")
     assert result["accuracy"].item() == 1
+    main([*words, "--systems", "log_mel_svm"])  # goes on
+    table[1:].to_csv(words[0], index=False)
+    with pytest.raises(SystemExit, match="was made of another manifest, or"):
+        main(words)
     table["session"] = clips["fold"].where(clips["category"] == "rain", "one")
     table.to_csv(words[0], index=False)
     words[1] = str(tmp_path / "other")

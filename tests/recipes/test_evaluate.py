@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from evaluate import main
+from evaluate import find_unseen_places, load_training, main
 from recipe_commands import MAMBA, changed, command, flags, run_here
 
-from ascmamba_modules.data.manifest import read_manifest
+from ascmamba_modules.data.manifest import read_manifest, write_manifest
 from ascmamba_modules.evaluation.protocols import COLUMNS
 from ascmamba_modules.inference import SceneClassifier
 
@@ -149,7 +149,7 @@ def test_little_to_score(finished, clips, tmp_path):
     assert "macro accuracy is over the others (3)" in log
     assert "One session has no intervals, tests and temperature" in log
     assert "need --evaluation_manifest" in log
-    assert "no labelled rows of split 'train'" in log
+    assert "no rows of split 'train'" in log
     results = pd.read_csv(output / "results.csv")
     assert set(results["protocol"]) == {
         "all clips",
@@ -170,6 +170,15 @@ def test_another_run_leaves_nothing_of_the_first(
     assert not [name for name in names if "SE-Trans" in name]
 
 
+def test_folders_of_the_user_are_kept(finished, clips, tmp_path, monkeypatch):
+    monkeypatch.chdir(sys.modules["recipe_commands"].RECIPE)
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "mine.png").touch()
+    with pytest.raises(SystemExit, match="has plots, and not of an evaluation"):
+        main(words({"a": finished}, clips, tmp_path))
+    assert [path.name for path in tmp_path.rglob("*")] == ["plots", "mine.png"]
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -187,10 +196,16 @@ def test_another_run_leaves_nothing_of_the_first(
         ({"similarity": "far"}, "similarity must be nearest or mean, got far"),
         ({"shares": "[5]"}, "shares must be over 0 and up to 1, got 5"),
         ({"seeds": "3"}, "seeds must be a list, got 3"),
+        ({"seeds": "[a]"}, "seeds must be a whole number from 0 on, got a"),
+        ({"seeds": "[1.5]"}, "seeds must be a whole number from 0 on, got 1.5"),
+        ({"seeds": "[-1]"}, "seeds must be a whole number from 0 on, got -1"),
         ({"hardest": "all"}, "hardest must be a number, got all"),
         ({"manifest": "none.csv"}, "none.csv: 1 problem\n  - file not found"),
         ({"training_manifest": "none.csv"}, "none.csv: 1 problem"),
         ({"unseen_places": "[Xi'an]"}, "Xi'an are in the training or the"),
+        ({"unseen_places": "[xi’an]"}, "xi’an are in the training or the"),
+        ({"unseen_places": "Nanchang"}, "must be a list of names or null, got"),
+        ({"unseen_places": "[1, null]"}, "must be a list of names or null, go"),
         ({"treshold": 0.8}, "did you mean --threshold[?]"),
     ],
 )
@@ -328,3 +343,33 @@ def test_wrong_protocol(two, clips, tmp_path):
     ):
         given = words(two, clips, tmp_path, split="test", **options)
         assert message in run_here(["evaluate.py", *given], expect=1)
+
+
+def test_unlabelled_training_clips_are_seen(finished, clips, tmp_path):
+    """Stage 4 trains on them; spellings of a place do not matter."""
+    table = read_manifest(clips)
+    table["location"] = "Hefei"
+    train = table.index[table["split"] == "train"]
+    table.loc[train, "scene_label"] = ""
+    table.loc[train[:2], "location"] = "Xi'an"
+    table.loc[train[2], ["location", "split"]] = "Jinan", ""
+    manifest = clips.parent / "unlabelled.csv"
+    write_manifest(table.drop(columns="line"), manifest)
+    hparams = {"manifest": manifest, "training_manifest": None}
+    training = load_training(hparams)
+    assert list(training.index) == list(train)
+    scored = table[table["split"] == "test"]
+    places = ["xi’an", " JINAN", "dalian", "Dalian", "", "HEFEI"]
+    evaluation = pd.DataFrame({"location": places})
+    hparams["unseen_places"] = None
+    found = find_unseen_places(hparams, scored, training, evaluation)
+    assert found == ["Dalian"]
+    hparams["unseen_places"] = ["Jinan"]
+    with pytest.raises(SystemExit, match="Jinan are in the training"):
+        find_unseen_places(hparams, scored, training, evaluation)
+
+    output = tmp_path / "out"
+    run_here(["evaluate.py", *words({"a": finished}, manifest, output)])
+    results = pd.read_csv(output / "results.csv")
+    rows = results[results["protocol"] == "seen in training"]
+    assert set(rows["model"]) == {"a"}  # a tree on metadata needs labels

@@ -21,6 +21,7 @@ from recipe_commands import (
     epochs,
     flags,
     run,
+    run_here,
     run_killed,
 )
 from safetensors.torch import load_file, save_file
@@ -312,6 +313,21 @@ def refused(arguments, output):
         ({"shares": 0.5}, "shares"),
         ({"rounds": 2, "finetune_overrides": {"lrr": 1}}, "mean --lr?"),
         ({"rounds": 2, "finetune_hparams": "no.yaml"}, "no.yaml"),
+        ({"finetune_overrides": "lr"}, "must be names with values, got lr"),
+        (
+            {"rounds": 2, "finetune_overrides": {"metadata_dropout": 3}},
+            "metadata_dropout must be a number from 0 to 1, got 3",
+        ),
+        # The model that is named first has 4 channels and 16 mel bands.
+        ({"rounds": 2}, "finetune_overrides: The model in "),
+        ({"rounds": 2, "finetune_overrides": {"n_mels": 16}}, "channels 4"),
+        (
+            {
+                "rounds": 2,
+                "finetune_overrides": {**MAMBA[1], **FAST, "freeze": ["x"]},
+            },
+            "freeze: the model has no part 'x'",
+        ),
     ],
 )
 def test_wrong_settings_end_in_one_clear_line(
@@ -323,6 +339,23 @@ def test_wrong_settings_end_in_one_clear_line(
 
 def in_recipe(arguments):
     return [str(RECIPE / arguments[0]), *arguments[1:]]
+
+
+def test_place_and_time_do_not_come_in_between_rounds(
+    arguments, clips, tmp_path
+):
+    first, output = tmp_path / "first", tmp_path / "output"
+    run_here(command(MAMBA, clips, first, use_context=False))
+    settings = {**MAMBA[1], **FAST}
+    options = {"rounds": 2, "first": first, "finetune_overrides": settings}
+    message = refused(in_recipe(arguments(output, **options)), output)
+    assert "first does not use place and time" in message
+    settings["use_context"] = False
+    run_here(["pseudo_label.py", *arguments(output, **options)])
+    (folder,) = output.glob("round_1/finetune_*")
+    assert not SceneClassifier.from_hparams(folder).mods.keys() & {
+        "context_encoder"
+    }
 
 
 def test_wrong_models_are_refused(

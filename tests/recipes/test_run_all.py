@@ -11,7 +11,7 @@ import time
 
 import pytest
 from recipe_commands import run
-from run_all import main
+from run_all import list_stages, main
 from stages import RECIPE
 
 TINY = """
@@ -103,11 +103,31 @@ def test_killed_it_resumes_and_ends_with_commands(tmp_path):
     [
         (["--demo", "--until", "x"], "no stage 'x'; the stages are make_demo"),
         (["--demo", "--settings", "none.yaml"], "none.yaml"),
+        (["--demo", "--settings", "pretrian: {lr: 1}"], "no stage 'pretrian'"),
+        (["--demo", "--settings", "minutes: {x: 1}"], "no stage 'x'; there ar"),
+        (["--demo", "--until", "x", "--settings", ""], "no stage 'x'; the sta"),
     ],
 )
 def test_wrong_command_lines(tmp_path, arguments, message):
+    *words, last = arguments
+    if words[-1] == "--settings" and not last.endswith(".yaml"):
+        (tmp_path / "a.yaml").write_text(last)
+        last = str(tmp_path / "a.yaml")
     with pytest.raises(SystemExit, match=message):
-        main([str(tmp_path), *arguments])
+        main([str(tmp_path), *words, last])
+
+
+def test_settings_of_one_labelling_and_of_both(tmp_path):
+    corpora = dict.fromkeys(("tau", "cochlscene", "cas"), "x")
+    settings = {
+        "train": {"feature_cache": "x"},
+        "pseudo_label": {"share": 0.5, "truth": None},
+        "pseudo_label_without_context": {"share": 0.7},
+    }
+    stages = list_stages(tmp_path, corpora, settings, [])
+    own = {stage.name: " ".join(stage.arguments) for stage in stages}
+    assert "--share 0.5 --truth null" in own["pseudo_label"]
+    assert "--share 0.7 --truth null" in own["pseudo_label_without_context"]
 
 
 def test_corpora_must_be_named(tmp_path, capsys):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from stages import RECIPE, Stage, run_stages
+from hyperpyyaml import load_hyperpyyaml
+from stages import RECIPE, Stage, options, read_systems, run_stages
 
 WRITE = "import sys; open(sys.argv[2], 'w').write(sys.argv[4])"
 
@@ -94,6 +95,39 @@ def test_damaged_record_is_named(tmp_path, name, content):
         run_stages([stage], tmp_path)
     path.unlink()
     run_stages([stage], tmp_path)
+
+
+def test_settings_come_back_from_the_command_line():
+    given = {"f_max": None, "superset": {"x": None, "None": [True, "it's"]}}
+    given |= {"scene_labels": ["a", "None"], "norm": "None", "lr": 0.1}
+    words = iter(options(given))
+    text = "\n".join(f"{name[2:]}: {next(words)}" for name in words)
+    assert load_hyperpyyaml(text) == given
+
+
+def test_empty_settings_of_a_system(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("tiny: {title: Tiny, hparams: null, settings: null}")
+    assert read_systems(path) == {"tiny": {"title": "Tiny", "settings": {}}}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "no systems"),
+        ("tiny:", "tiny: title is missing"),
+        ("tiny: x", "tiny: must be names with values, got x"),
+        ("[tiny]", r"must be names with values, got \['tiny'\]"),
+        ("tiny: {title: a, hparam: b}", "tiny: no key 'hparam'; there are ti"),
+        ("tiny: {title: a, settings: b}", "settings: must be names with val"),
+        ("tiny: {title: [}", "line 1, column 16"),
+    ],
+)
+def test_wrong_systems_are_named(tmp_path, text, message):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"a\.yaml: (.|\n)*{message}"):
+        read_systems(path)
 
 
 def test_two_at_once_are_refused(stages, tmp_path):

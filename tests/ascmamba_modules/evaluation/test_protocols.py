@@ -145,6 +145,9 @@ def test_metadata_baseline_knows_training_by_heart(clips):
     other = training.assign(scene_label="Elsewhere")
     frame = score_metadata_baseline(other, clips, "p", parts, ["known"])
     assert value(frame, model=METADATA_BASELINE)["value"] == 0
+    unlabelled = training.assign(scene_label="")
+    steps = "p", parts, ["known"]
+    assert score_metadata_baseline(unlabelled, clips, *steps).empty
 
 
 def test_calibration_rows(models, clips):
