@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from ruamel.yaml import YAML
 from sklearn.linear_model import LogisticRegression
@@ -43,7 +44,8 @@ def teach(classifier, source, table, folder):
 
     The model's weights stay; its classifier is replaced by a logistic
     regression on the embeddings, regularised as works best on recordings that
-    were left out.  Place and time are not used.
+    were left out.  Clips are heard with their place and
+    time, where those are known and the model uses them.
 
     Arguments
     ---------
@@ -83,7 +85,7 @@ def teach(classifier, source, table, folder):
             f"{source}: the classifier of {type(model).__name__} is not one "
             "linear layer, so it cannot be replaced; take another model."
         )
-    embeddings = embed_files(classifier, table["wav"])
+    embeddings = embed_files(classifier, table)
     search = fit(embeddings, table["scene_label"], sessions)
     score = float(search.best_score_)
     # Of classifiers that had not heard the clip's recording.
@@ -142,15 +144,16 @@ def _check_clips(table, classes, sessions):
         )
 
 
-def embed_files(classifier, paths, classify=False):
+def embed_files(classifier, files, classify=False):
     """Embeds audio files, each as a whole and on its own.
 
     Arguments
     ---------
     classifier : ascmamba_modules.inference.SceneClassifier
         The model.
-    paths : iterable
-        Audio files.
+    files : pandas.DataFrame or iterable
+        A table with the columns wav, location and record_time, empty where
+        unknown, or paths of files whose place and time are unknown.
     classify : bool
         Whether to classify them, too.
 
@@ -163,9 +166,14 @@ def embed_files(classifier, paths, classify=False):
     Raises
     ------
     ValueError
-        If files cannot be used, with the reasons.
+        If files cannot be used, with the reasons, or the model has no
+        embeddings.
     """
-    files = ((str(path), None, None) for path in paths)
+    if isinstance(files, pd.DataFrame):
+        columns = ["wav", "location", "record_time"]
+        files = files[columns].itertuples(index=False)
+    else:
+        files = ((str(path), None, None) for path in files)
     normalizer = classifier.audio_normalizer
     embeddings, log_posteriors, problems, names = [], [], [], []
     for batch in batches_of_files(files, normalizer, _BATCH):
@@ -174,12 +182,13 @@ def embed_files(classifier, paths, classify=False):
             problems.append(clip.problem)
             if clip.problem:
                 continue
-            embedding = classifier.embed_batch(clip.waveform)
+            place = (None, clip.location, clip.record_time)
+            embedding = classifier.embed_batch(clip.waveform, *place)
             embeddings.append(embedding[0].cpu().numpy())
             if not np.isfinite(embeddings[-1]).all():
                 problems[-1] = "its embedding is not finite"
             elif classify:
-                out_prob, *_ = classifier.classify_batch(clip.waveform)
+                out_prob, *_ = classifier.classify_batch(clip.waveform, *place)
                 log_posteriors.append(out_prob[0].cpu().numpy())
     raise_problems(names, problems)
     if classify:

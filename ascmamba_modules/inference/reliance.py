@@ -17,7 +17,6 @@ from safetensors.torch import save
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler, normalize
 
-from ascmamba_modules.data.audio_files import load_audio
 from ascmamba_modules.model_folder.parts import RELIANCE, read_tensors
 from ascmamba_modules.utils.files import replacing
 
@@ -217,40 +216,6 @@ def _centres(embeddings, targets):
     x = scaler.transform(embeddings)
     means = [x[targets == target].mean(0) for target in np.unique(targets)]
     return scaler, normalize(np.stack(means))
-
-
-def answer_clips(classifier, table):
-    """Embeds and classifies clips, each as a whole and on its own.
-
-    Arguments
-    ---------
-    classifier : ascmamba_modules.inference.SceneClassifier
-        The model.
-    table : pandas.DataFrame
-        The clips: wav, location and record_time, empty where unknown.
-
-    Returns
-    -------
-    embeddings : numpy.ndarray
-        (clips, size).
-    log_posteriors : numpy.ndarray
-        (clips, classes).
-
-    Raises
-    ------
-    ValueError
-        If a file cannot be used, or the model has no embeddings.
-    """
-    embeddings, log_posteriors = [], []
-    for row in table.itertuples():
-        clip = load_audio(row.wav, classifier.audio_normalizer)
-        place = (None, row.location, row.record_time)
-        embeddings.append(classifier.embed_batch(clip, *place))
-        log_posteriors.append(classifier.classify_batch(clip, *place)[0])
-    return [
-        torch.cat(x).double().cpu().numpy()
-        for x in (embeddings, log_posteriors)
-    ]
 
 
 def save_reliance(reliance, folder):

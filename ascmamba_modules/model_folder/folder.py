@@ -28,6 +28,7 @@ from ascmamba_modules.model_folder.config import CONFIG, find_model
 from ascmamba_modules.model_folder.parts import (
     FILES,
     RELIANCE,
+    load_labels,
     load_statistics,
     read_tensors,
     save_part,
@@ -41,6 +42,18 @@ _YAML = "hyperparams.yaml"
 _CLASSIFIER = "classifier."
 # Settings of a model that do not change which weights it has.
 _MAY_DIFFER = ("n_classes", "superset", "dropout", "engine")
+# Settings that a training cannot change on the way.
+SHAPING = ("scene_labels", "superset", "use_context", "features", "model")
+# Those that may differ even once it is finished, and what is made of them.
+_FREE = (
+    *("output_folder", "save_folder", "train_log", "tensorboard"),
+    *("manifest", "data_folder", "corpus"),  # rows are compared
+    *("number_of_epochs", "patience", "num_workers", "pin_memory"),
+    *("feature_cache", "cache_dtype", "scan_engine"),
+    *("train_dataloader_opts", "test_dataloader_opts", "train_loggers"),
+    *("modules", "checkpointer", "epoch_counter", "lr_annealing"),
+    *("__set_seed", "n_classes", "n_labels"),
+)
 _HEADER = """\
 # Written by a training stage; load it with
 #   ascmamba_modules.inference.SceneClassifier.from_hparams(source=THIS_FOLDER)
@@ -124,9 +137,12 @@ def write_model_folder(hparams, resolved_yaml, folder, training=None):
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
     (temporary / CONFIG).write_text(text + "\n", "utf-8")
     write_card(config, temporary)
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(old)
     temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
     logger.info("Model written to %s", folder)
 
 
@@ -158,6 +174,9 @@ def description(stage, uses_context, is_split):
     used = _used(uses_context)
     yaml, stream = YAML(), io.StringIO()
     stage = yaml.load(stage)
+    model = stage["model"]
+    if isinstance(model, dict) and "engine" in model:
+        model["engine"] = "auto"  # where it is loaded there may be no GPU
     yaml.dump(
         {name: _without_apply(stage[name], yaml) for name in used}, stream
     )
@@ -207,7 +226,8 @@ def changed_settings(old_yaml, new_yaml):
     Returns
     -------
     list
-        Names of the settings that differ; dropout and the scan's engine may.
+        Names of the settings that differ and that the weights depend on;
+        objects among them where nothing else differs, or of ``SHAPING``.
 
     Raises
     ------
@@ -216,8 +236,8 @@ def changed_settings(old_yaml, new_yaml):
 
     Example
     -------
-    >>> changed_settings("n_mels: 64\\nlr: 1", "n_mels: 32\\nlr: 2")
-    []
+    >>> changed_settings("patience: 9\\nlr: 1", "patience: 5\\nlr: 2")
+    ['lr']
     >>> changed_settings("scene_labels: [a, b]", "scene_labels: [b, a]")
     ['scene_labels']
     >>> changed_settings("model: !new:a.A {n: 1}", "model: !new:a.B {n: 1}")
@@ -232,7 +252,7 @@ def changed_settings(old_yaml, new_yaml):
         raise ValueError(f"{error}".splitlines()[0]) from None
     if not isinstance(old, dict):
         raise ValueError("it is empty")
-    names = ("scene_labels", "superset", "use_context", "features", "model")
+    names = [name for name in new if name not in _FREE]
     is_cut = bool(new.keys() - old.keys())
     if is_cut:  # its last setting may be cut, too
         names = [n for n in names if n in [*old][:-1]]
@@ -240,16 +260,17 @@ def changed_settings(old_yaml, new_yaml):
         for free in ("dropout", "engine"):
             if isinstance(model := settings.get("model"), dict):
                 model.pop(free, None)
-    changed = [n for n in names if _plain(old.get(n)) != _plain(new.get(n))]
+    changed = [n for n in names if _plain(old.get(n)) != _plain(new[n])]
     if is_cut and not changed:
         raise ValueError("it is cut short, or of an earlier version")
-    return changed
+    settings = [n for n in changed if n in SHAPING or not _plain(new[n])[0]]
+    return settings or changed
 
 
 def _plain(node):
     """A node of YAML with the tags in it, to be compared: ruamel.yaml leaves
     them out, and tells scalars with tags apart by identity."""
-    tag = str(getattr(getattr(node, "tag", None), "value", ""))
+    tag = str(getattr(getattr(node, "tag", None), "value", None) or "")
     if isinstance(node, dict):
         return tag, {key: _plain(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -329,8 +350,7 @@ def start_from(folder, hparams, resolved_yaml):
     """
     folder = find_model(folder)
     earlier, here = (
-        YAML().load(Path(path).read_text("utf-8"))
-        for path in (folder / _YAML, resolved_yaml)
+        _read_settings(path) for path in (folder / _YAML, resolved_yaml)
     )
     parameters = signature(type(hparams["features"])).parameters
     defaults = {name: value.default for name, value in parameters.items()}
@@ -350,7 +370,8 @@ def start_from(folder, hparams, resolved_yaml):
         for name, value in earlier["model"].items()
         if name not in _MAY_DIFFER and here["model"].get(name) != value
     ]
-    classes = CategoricalEncoder.from_saved(folder / FILES["label_encoder"])
+    classes = CategoricalEncoder()
+    load_labels(classes, folder / FILES["label_encoder"])
     same = classes.lab2ind == {
         label: index for index, label in enumerate(hparams["scene_labels"])
     }
@@ -373,6 +394,18 @@ def start_from(folder, hparams, resolved_yaml):
         folder,
         "kept" if same else "made anew, because the classes differ",
     )
+
+
+def _read_settings(path):
+    try:
+        settings = YAML().load(Path(path).read_text("utf-8"))
+    except (ValueError, YAMLError) as error:
+        reason = f"{error}".splitlines()[0]
+        raise ValueError(f"{path} is damaged: {reason}") from None
+    is_whole = isinstance(settings, dict) and "features" in settings
+    if not is_whole or not isinstance(settings.get("model"), dict):
+        raise ValueError(f"{path} is damaged: it has no features or no model")
+    return settings
 
 
 def _take_over(module, path, keep_classifier=True):

@@ -203,7 +203,21 @@ def _save_statistics(normalize, path):
     Path(path).write_bytes(save(statistics))
 
 
-def _load_labels(label_encoder, path):
+def load_labels(label_encoder, path):
+    """Loads the classes of a ``speechbrain`` ``CategoricalEncoder``.
+
+    Arguments
+    ---------
+    label_encoder : speechbrain.dataio.encoder.CategoricalEncoder
+        Takes the classes.
+    path : str or Path
+        Text file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, or it does not number classes.
+    """
     _check_exists(path)
     try:
         read_text(path)
@@ -243,5 +257,5 @@ _HANDLERS = {
     "tokenizer": (_save, _load_tokenizer),
     "context_encoder": (_save_weights, _load_weights),
     "model": (_save_weights, _load_weights),
-    "label_encoder": (_save, _load_labels),
+    "label_encoder": (_save, load_labels),
 }

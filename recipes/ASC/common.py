@@ -80,6 +80,8 @@ def parse_arguments(arguments):
     for line in overrides.splitlines():
         if line.endswith(":"):
             sys.exit(f"--{line[:-1]} has no value")
+    with exit_on(ValueError):
+        check_clipping(run_opts)
     check_device(run_opts)
     return hparams_file, run_opts, overrides
 
@@ -196,9 +198,11 @@ def check_stage(stage, own):
         raise ValueError(f"its stage is {stage}, this script runs stage {own}")
 
 
-def check_range(hparams, *names, low, high=float("inf"), whole=False):
-    """Raises a ValueError unless settings are numbers from ``low`` to ``high``,
-    whole ones if asked for.
+def check_range(
+    hparams, *names, low, high=float("inf"), whole=False, over=False
+):
+    """Raises a ValueError unless settings are numbers from ``low``, or over it,
+    to ``high``, whole ones if asked for.
 
     Example
     -------
@@ -211,11 +215,29 @@ def check_range(hparams, *names, low, high=float("inf"), whole=False):
     bounds = (
         f"from {low} on" if high == float("inf") else f"from {low} to {high}"
     )
+    bounds = f"over {low}" if over else bounds
     for name in names:
         value = hparams[name]
         is_number = _is_number(value) and (isinstance(value, int) or not whole)
-        if not is_number or not low <= value <= high:
+        if not is_number or not low <= value <= high or over and value == low:
             raise ValueError(f"{name} must be {kind} {bounds}, got {value}")
+
+
+def check_clipping(settings):
+    """Raises a ValueError for a norm that leaves nothing of the gradients, or
+    turns them round.
+
+    Example
+    -------
+    >>> check_clipping({"max_grad_norm": 0})
+    Traceback (most recent call last):
+        ...
+    ValueError: max_grad_norm must be a number over 0, got 0; 1e9 clips nothing
+    """
+    try:
+        check_range(settings, "max_grad_norm", low=0, over=True)
+    except ValueError as error:
+        raise ValueError(f"{error}; 1e9 clips nothing") from None
 
 
 def check_output_folder(settings):

@@ -1,5 +1,6 @@
 """Distillation, step by step; train.py runs it for ``stage: distill``."""
 
+import hashlib
 import time
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from common import (
     save_settings,
 )
 from ruamel.yaml import YAML
+from safetensors.torch import save
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from training import (
+    check_limits,
     check_resuming,
     fit_and_test,
     log_rate,
@@ -44,6 +47,7 @@ from ascmamba_modules.encoders.mobilenet import load_published
 from ascmamba_modules.model_folder.config import FOLDER
 from ascmamba_modules.model_folder.folder import write_model_folder
 from ascmamba_modules.model_folder.training import describe_training
+from ascmamba_modules.utils.files import file_stamp
 
 logger = get_logger(__name__)
 
@@ -112,6 +116,7 @@ def read_rows(hparams_file, overrides):
             )
             rest = rest.assign(scene_label="")
             rows["train"] = pd.concat([rows["train"], rest])
+        check_files(pd.concat(rows.values()), settings["manifest"])
         if settings["unlabelled"]:
             more = read_manifest(settings["unlabelled"])
             more = more.assign(scene_label="", ID="unlabelled/" + more["ID"])
@@ -123,14 +128,20 @@ def read_rows(hparams_file, overrides):
                     "%s holds out",
                     *(held.sum(), settings["unlabelled"], settings["manifest"]),
                 )
-            rows["train"] = pd.concat([rows["train"], more[~held]])
-        problems = unusable_files(pd.concat(rows.values()))
+            more = more[~held]
+            check_files(more, settings["unlabelled"])
+            rows["train"] = pd.concat([rows["train"], more])
         if not len(rows["train"]):
-            problems = ["no row has split 'train' or none"]
-        if problems:
-            raise ManifestError(settings["manifest"], problems)
+            problem = "no row has split 'train' or none"
+            raise ManifestError(settings["manifest"], [problem])
     labels = sorted(set(rows["train"]["scene_label"]) - {""})
     return rows, labels, {**overrides, "n_labels": len(labels)}
+
+
+def check_files(table, manifest):
+    """Raises a ManifestError for audio files that cannot be used."""
+    if problems := unusable_files(table):
+        raise ManifestError(manifest, problems)
 
 
 def is_recorded_with(clips, others):
@@ -150,6 +161,7 @@ def check_distillation(settings):
         whole=True,
     )
     check_range(settings, "num_workers", "warmup_steps", low=0, whole=True)
+    check_limits(settings)
     check_range(settings, "mixing_prob", "low_pass", low=0, high=1)
     check_range(settings, "mixture_length", low=0.1)
 
@@ -166,11 +178,15 @@ def log_losses(hparams):
     log_rate(hparams)
 
 
+@exit_on(ValueError, OSError)
 def mix(hparams, table, labels, folder, device):
     """Makes the mixtures of a split, unless they are there."""
     sb.utils.seed.seed_everything(hparams["seed"])
+    weights = save(hparams["teacher_encoder"].state_dict())
     description = {
         "clips": table["ID"].tolist(),
+        "files": [[wav, *file_stamp(wav)] for wav in table["wav"]],
+        "weights": hashlib.sha256(weights).hexdigest(),
         "labels": table["scene_label"].tolist(),
         **{
             name: hparams[name]
@@ -191,15 +207,14 @@ def mix(hparams, table, labels, folder, device):
         clip_length=hparams["clip_length"],
     )
     loader = make_dataloader(clips, **hparams["train_dataloader_opts"])
-    with exit_on(ValueError, OSError):
-        run_on_main(
-            make_mixtures,
-            args=[
-                *(loader, hparams["mixer"], hparams["features"]),
-                *(hparams["teacher_model"], hparams["rounds"], folder),
-                *(description, device),
-            ],
-        )
+    run_on_main(
+        make_mixtures,
+        args=[
+            *(loader, hparams["mixer"], hparams["features"]),
+            *(hparams["teacher_model"], hparams["rounds"], folder),
+            *(description, device),
+        ],
+    )
 
 
 def describe(hparams, rows, labels, scores):

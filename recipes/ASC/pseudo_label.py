@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pandas as pd
 import speechbrain as sb
-import training
 from common import (
     check_range,
     check_stage,
@@ -31,6 +30,12 @@ from hyperpyyaml import resolve_references
 from prepare_cas import read_truth
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
+from training import (
+    check_freeze,
+    check_settings as check_training,
+    drop_unused_context,
+    train,
+)
 
 from ascmamba_modules.brain import PseudoLabelBrain
 from ascmamba_modules.data.manifest import (
@@ -155,9 +160,9 @@ def check_rounds(hparams, brain):
     path = hparams["finetune_hparams"]
     with tempfile.TemporaryDirectory() as folder:
         given = finetune_overrides(hparams, brain.classes, MANIFEST, folder)
-        settings = load_hparams(path, given, training.check_settings)
-        training.drop_unused_context(settings)
-        training.check_freeze(settings)
+        settings = load_hparams(path, given, check_training)
+        drop_unused_context(settings)
+        check_freeze(settings)
         resolved = Path(folder, "resolved.yaml")
         with open(path, encoding="utf-8") as file:
             text = resolve_references(file, given).read()
@@ -195,8 +200,7 @@ def run_rounds(hparams, run_opts, brain, table, truth):
                 *(hparams, brain.classes, manifest),
                 folder / f"finetune_{digest}",
             )
-            path = hparams["finetune_hparams"]
-            first = training.train(path, run_opts, overrides)
+            first = train(hparams["finetune_hparams"], run_opts, overrides)
             brain = make_brain({**hparams, "first": first}, run_opts)
     return manifest
 

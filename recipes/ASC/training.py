@@ -1,5 +1,6 @@
 """One training stage, step by step; train.py and pseudo_label.py run it."""
 
+import hashlib
 import json
 import math
 import os
@@ -7,8 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import speechbrain as sb
 from common import (
+    check_clipping,
     check_range,
     exit_naming,
     exit_on,
@@ -22,7 +25,7 @@ from hyperpyyaml import resolve_references
 from prepare_cas import prepare_cas
 from prepare_pretraining import prepare_pretraining
 from ruamel.yaml import YAML
-from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TensorboardLogger
 from stages import SUMMARY
@@ -38,24 +41,31 @@ from ascmamba_modules.data.manifest import (
 )
 from ascmamba_modules.data.sessions import find_sessions
 from ascmamba_modules.inference import SceneClassifier
-from ascmamba_modules.inference.reliance import (
-    answer_clips,
-    fit_reliance,
-    save_reliance,
-)
+from ascmamba_modules.inference.reliance import fit_reliance, save_reliance
 from ascmamba_modules.model_folder.config import FOLDER, find_model, read_config
 from ascmamba_modules.model_folder.folder import (
+    SHAPING,
     changed_settings,
     start_from,
     write_model_folder,
 )
 from ascmamba_modules.model_folder.training import describe_training
+from ascmamba_modules.teaching import embed_files
 from ascmamba_modules.utils.files import replacing
+from ascmamba_modules.utils.remote import is_url
 
 logger = get_logger(__name__)
 
+ROWS = "rows.sha256"  # tells the rows that a training was begun with
 CALIBRATED_CLIPS = 2000  # more take time, and tell no more
 SHARES = ("metadata_dropout", "metadata_swap", "band_pass", "augment_prob")
+LIMITS = {
+    **{name: {"low": 0, "high": 1} for name in SHARES},
+    "label_smoothing": {"low": 0, "high": 0.99},
+    "lr": {"low": 0, "over": True},
+    "lr_final": {"low": 0},
+    "weight_decay": {"low": 0},
+}
 
 
 def train(hparams_file, run_opts, overrides):
@@ -96,6 +106,7 @@ def train(hparams_file, run_opts, overrides):
     output = Path(hparams["output_folder"])
     with locked(output):
         check_resuming(hparams, hparams_file, overrides)
+        check_rows(hparams, rows)
         save_settings(hparams_file, overrides, hparams["output_folder"])
         sb.create_experiment_directory(hparams["output_folder"])
         datasets = make_datasets(hparams, rows)
@@ -154,14 +165,21 @@ def check_settings(settings):
     check_scene_labels(settings["scene_labels"])
     check_range(settings, "batch_size", "number_of_epochs", low=1, whole=True)
     check_range(settings, "num_workers", "warmup_steps", low=0, whole=True)
-    # Not each YAML file has all of them.
-    shares = [name for name in SHARES if name in settings]
-    check_range(settings, *shares, low=0, high=1)
+    check_limits(settings)
     seconds = settings["clip_length"]
     if seconds is not None and not 0 < seconds < float("inf"):
         raise ValueError(
             f"clip_length must be a number of seconds or null, got {seconds}"
         )
+
+
+def check_limits(settings):
+    """Raises a ValueError for rates and shares that train nothing, or harm."""
+    for name, limits in LIMITS.items():
+        if name in settings:  # not each YAML file has all of them
+            check_range(settings, name, **limits)
+    if "max_grad_norm" in settings:
+        check_clipping(settings)
 
 
 def check_scene_labels(labels):
@@ -268,7 +286,8 @@ def is_resumed(hparams):
 
 
 def check_resuming(hparams, hparams_file, overrides):
-    """Exits if the output folder holds a training with other settings."""
+    """Exits if the output folder holds a training with other settings; warns
+    of those that may change on the way, as the rate after a loss of NaN."""
     if not is_resumed(hparams):
         return
     resolved = Path(hparams["output_folder"], "hyperparams.yaml")
@@ -283,12 +302,44 @@ def check_resuming(hparams, hparams_file, overrides):
             "those which the training was begun with is not checked",
             *(resolved, error),
         )
-    if changed:
+    folder = Path(hparams["output_folder"])
+    refused = [name for name in changed if name in SHAPING]
+    if (folder / SUMMARY).exists():  # nothing is left to train with them
+        refused = refused or changed
+    if refused:
         sys.exit(
-            f"{hparams['output_folder']} holds a training with another "
-            f"{', '.join(changed)}: choose another --output_folder, or the "
-            "settings of that training to go on with it."
+            f"{folder} holds a training with another {', '.join(refused)}: "
+            "choose another --output_folder, or the settings of that training "
+            "to go on with it."
         )
+    if changed:
+        logger.warning(
+            "The training in %s was begun with another %s than it goes on with",
+            *(folder, ", ".join(changed)),
+        )
+
+
+def check_rows(hparams, rows):
+    """Exits if the output folder holds a training on other rows; keeps what
+    tells them."""
+    manifest, path = hparams["manifest"], Path(hparams["output_folder"], ROWS)
+    table = pd.concat(rows.values()).sort_values("ID")
+    folder = Path(manifest).parent  # all may have moved together
+    table["wav"] = [
+        wav if is_url(wav) else os.path.relpath(wav, folder)
+        for wav in table["wav"]
+    ]
+    columns = ["ID", "wav", "scene_label", "split", "location", "record_time"]
+    text = table[columns].to_csv(index=False)
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    if is_resumed(hparams) and path.exists() and path.read_text() != digest:
+        sys.exit(
+            f"{path.parent} holds a training on other rows than those of "
+            f"{manifest}: choose another --output_folder, or remove this one."
+        )
+    if if_main_process():
+        with replacing(path) as temporary:
+            temporary.write_text(digest)
 
 
 def make_datasets(hparams, rows):
@@ -394,9 +445,10 @@ def log_choices(brain, rows):
 
 def log_losses_and_rate(hparams):
     """Says once how the Brain changes the clips, the losses and the rate."""
+    augmentation = hparams["augmentation"]
     choices = {
-        "augmentation": type(hparams["augmentation"]).__name__,
-        "mixup": type(hparams["mixup"]).__name__,
+        "share augmented": getattr(augmentation, "augment_prob", None),
+        "alpha of mixup": getattr(hparams["mixup"], "alpha", None),
         "label smoothing": hparams["label_smoothing"],
         "balanced sampling": hparams["balanced_sampling"],
         "weight of the supersets": hparams.get("coarse_weight"),
@@ -446,7 +498,7 @@ def calibrate(folder, table):
         )
         targets = table["scene_label"].map(classifier.classes.index)
         reliance = fit_reliance(
-            *answer_clips(classifier, table),
+            *embed_files(classifier, table, classify=True),
             *(targets.to_numpy(), find_sessions(table).to_numpy()),
         )
     except (OSError, ValueError) as error:

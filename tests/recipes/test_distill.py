@@ -113,6 +113,27 @@ def test_same_command_again_changes_nothing(distilled, clips, teacher):
     assert code == 1 and "another model" in text
 
 
+@pytest.mark.parametrize("changed", ["clip", "teacher"])
+def test_mixtures_of_other_audio_or_weights_are_not_used_again(
+    distilled, clips, teacher, changed
+):
+    """Under the same names."""
+    wav = Path(read_manifest(clips)["wav"].iloc[1])
+    path = {"clip": wav, "teacher": teacher}[changed]
+    before, status = path.read_bytes(), path.stat()
+    if changed == "clip":
+        os.utime(path, ns=(0, 0))
+    else:
+        weights = torch.load(path)
+        weights["features.0.0.weight"] *= 2
+        torch.save(weights, path)
+    code, text = distill(clips, teacher, distilled[0])
+    path.write_bytes(before)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert code == 1 and "Traceback" not in text
+    assert "holds mixtures of other clips, of another teacher or" in text
+
+
 def test_clips_without_any_label(clips, teacher, tmp_path):
     """Those that choose the epoch need none either."""
     manifest = changed(clips, tmp_path, scene_label=lambda x: x.str[:0])
@@ -199,6 +220,7 @@ def test_other_recordings_are_heard_without_their_labels(
         ({"rounds": 0}, "rounds must be a whole number from 1 on"),
         ({"manifest": "absent.csv"}, "file not found"),
         ({"unlabelled": "absent.csv"}, "absent.csv: 1 problem"),
+        ({"lr": -1}, "lr must be a number over 0, got -1"),
     ],
 )
 def test_faults_are_named_in_one_line(
@@ -210,3 +232,22 @@ def test_faults_are_named_in_one_line(
     assert message in log
     assert "Traceback" not in log
     assert not (tmp_path / "new" / "mixtures").exists()
+
+
+def test_what_must_be_given_is_said():
+    code, log = train("hparams/distill.yaml")
+    assert code == 1
+    message = "hparams/distill.yaml: --manifest, --teacher must be given"
+    assert log.splitlines()[-1] == message
+    assert "Traceback" not in log
+
+
+def test_unusable_file_is_named_with_its_own_manifest(clips, teacher, tmp_path):
+    more = changed(
+        *(clips, tmp_path),
+        wav=lambda column: column.where(column.index != 0, "gone.wav"),
+        session=lambda column: "other" + column.index.astype(str),
+    )
+    code, log = distill(clips, teacher, tmp_path / "out", unlabelled=more)
+    assert code == 1
+    assert f"{more}: 1 problem\n  - line 2 (ID unlabelled/" in log

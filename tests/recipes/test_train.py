@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import common
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from demo_set import SCENES
 from filelock import FileLock
 from recipe_commands import (
+    CPU,
     MAMBA,
     SE_TRANS,
     TWO_PROCESSES,
@@ -23,7 +25,7 @@ from recipe_commands import (
 )
 from safetensors.torch import load_file
 
-from ascmamba_modules.data.manifest import read_training_rows
+from ascmamba_modules.data.manifest import read_training_rows, write_manifest
 from ascmamba_modules.evaluation.calibration import fit_temperature
 from ascmamba_modules.inference import SceneClassifier
 from ascmamba_modules.model_folder.config import read_config
@@ -230,8 +232,8 @@ def test_augmentation_no_validation_clips_absent_class(clips, tmp_path):
 
 @pytest.mark.parametrize("same_classes", [True, False])
 def test_starts_from_an_earlier_stage(finished, clips, tmp_path, same_classes):
-    # Without a learning rate, weights stay as they were loaded.
-    options = {"pretrained_folder": finished, "lr": 0.0, "lr_final": 0.0}
+    # With a learning rate of 0 in single precision, weights stay as loaded.
+    options = {"pretrained_folder": finished, "lr": 1e-60, "lr_final": 0.0}
     manifest, classes = clips, list(SCENES)
     if not same_classes:
         classes = [name.upper() for name in classes[::-1]]
@@ -296,8 +298,9 @@ def test_unfit_earlier_stage_is_refused(
 
 
 def test_early_stopping(clips, tmp_path):
-    # Without a learning rate the score stays where it is.
-    options = {"number_of_epochs": 9, "patience": 2, "lr": 0, "lr_final": 0}
+    # With so low a learning rate the score stays where it is.
+    rates = {"lr": 1e-60, "lr_final": 0}
+    options = {"number_of_epochs": 9, "patience": 2, **rates}
     run_here(command(MAMBA, clips, tmp_path, **options))
     assert epochs(tmp_path) == [1, 2, 3]
 
@@ -317,6 +320,77 @@ def test_resuming_with_other_settings_is_refused(
     log = run_here(command(MAMBA, clips, finished, **options), expect=1)
     assert message in log
     assert (finished / "hyperparams.yaml").read_text() == settings
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"seed": 1},
+        {"lr": 0.1, "lr_final": 0.1},
+        {"metadata_dropout": 0.5, "weight_decay": 0.0},
+        {"pretrained_folder": "here"},
+        {"freeze": "[encoder]", "mixup_alpha": 0.3, "dropout": 0.2},
+    ],
+)
+def test_finished_training_does_not_pass_for_another(finished, clips, options):
+    summary = (finished / "summary.json").read_bytes()
+    options = {
+        name: finished if value == "here" else value
+        for name, value in options.items()
+    }
+    words = command(MAMBA, clips, finished, number_of_epochs=2, **options)
+    log = run_here(words, expect=1)
+    assert log.count("holds a training with another") == 1
+    line = log.splitlines()[-1].partition(": choose another --output_folder")[0]
+    names = line.partition("another ")[2].split(", ")
+    assert sorted(names) == sorted(options)
+    assert (finished / "summary.json").read_bytes() == summary
+
+
+def test_rate_may_change_before_a_training_is_finished(
+    finished, clips, tmp_path, caplog
+):
+    """As the line on a loss that is not finite advises."""
+    output = shutil.copytree(finished, tmp_path / "out")
+    (output / "summary.json").unlink()
+    options = {"number_of_epochs": 3, "lr": 0.002, "num_workers": 1}
+    run_here(command(MAMBA, clips, output, **options))
+    warning = f"The training in {output} was begun with another lr than"
+    assert caplog.text.count(warning) == 1
+    assert epochs(output) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "column, value",
+    [("wav", None), ("scene_label", "Bar"), ("location", "Delft")],
+)
+def test_resuming_with_other_rows_is_refused(
+    finished, clips, tmp_path, column, value
+):
+    table = pd.read_csv(clips, keep_default_na=False)
+    table.loc[0, column] = value or table["wav"][6]
+    manifest = clips.with_name("other.csv")
+    write_manifest(table, manifest)
+    output = shutil.copytree(finished, tmp_path / "out")
+    words = command(MAMBA, manifest, output, number_of_epochs=2)
+    log = run_here(words, expect=1)
+    assert log.endswith(
+        f"{output} holds a training on other rows than those of {manifest}: "
+        "choose another --output_folder, or remove this one.\n"
+    )
+
+
+def test_rows_may_be_sorted_anew_or_not_have_been_kept(
+    finished, clips, tmp_path
+):
+    manifest = clips.with_name("sorted.csv")
+    write_manifest(pd.read_csv(clips, keep_default_na=False)[::-1], manifest)
+    output = shutil.copytree(finished, tmp_path / "out")
+    words = command(MAMBA, manifest, output, number_of_epochs=2)
+    run_here(words)
+    (output / "rows.sha256").unlink()  # as an earlier version leaves it
+    run_here(words)
+    assert epochs(output) == [1, 2]
 
 
 @pytest.mark.parametrize("stage", ["finetune_se_trans", "finetune_pseudo"])
@@ -351,6 +425,11 @@ def test_training_that_diverges_ends_in_one_clear_line(clips, tmp_path):
         ({"number_of_epochs": 1.5}, "number_of_epochs must be a whole number"),
         ({"metadata_swap": 2}, "metadata_swap must be a number from 0 to 1"),
         ({"band_pass": -0.1}, "band_pass must be a number from 0 to 1"),
+        ({"lr": 0}, "lr must be a number over 0, got 0"),
+        ({"lr_final": -1e-9}, "lr_final must be a number from 0 on, got -1e"),
+        ({"weight_decay": "null"}, "weight_decay must be a number from 0 on"),
+        ({"label_smoothing": 1}, "label_smoothing must be a number from 0 to"),
+        ({"max_grad_norm": 0}, "over 0, got 0.0; 1e9 clips nothing"),
         ({"feature_cache": "x", "cache_dtype": "int8"}, "float16 or float32"),
         ({"win_length": 50}, "a window of 50 ms is 2205 samples at 44100 Hz"),
         ({"sample_rate": 96000}, "a window of 40 ms is 3840 samples at 96000"),
@@ -371,6 +450,17 @@ def test_wrong_settings_end_in_one_clear_line(
     output = tmp_path / "output"
     assert message in run_here(command(MAMBA, clips, output, **options), 1)
     assert not (output / "log.txt").exists()
+
+
+@pytest.mark.parametrize("text", [None, "", "# nothing\n"])
+def test_yaml_that_trains_nothing_is_named(tmp_path, text):
+    path = "hparams/evaluate.yaml"
+    if text is not None:
+        path = tmp_path / "own.yaml"
+        path.write_text(text)
+    log = run_here(["train.py", str(path), *CPU, "--manifest=m.csv"], 1)
+    text = "this is no training stage, it has no scene_labels"
+    assert log == f"{path}: {text}\n"
 
 
 def test_second_run_in_an_output_folder_is_refused(

@@ -10,8 +10,10 @@ import torch
 from small_models import write_folder
 
 from ascmamba_modules.command_line import main
+from ascmamba_modules.data.audio_files import load_audio
 from ascmamba_modules.data.manifest import COLUMNS, write_manifest
 from ascmamba_modules.inference import SceneClassifier
+from ascmamba_modules.teaching import embed_files
 
 
 def write_tone(path, frequency, seed):
@@ -100,6 +102,28 @@ def test_manifest(model_folder, sounds, tmp_path):
     assert teach(tmp_path / "clips.csv", *options) == 0
     config = json.loads((tmp_path / "taught" / "config.json").read_text())
     assert config["training"]["clips"]["train"] == {"high": 4, "low": 6}
+
+
+def test_clips_are_heard_with_their_place_and_time(tmp_path):
+    folder, _ = write_folder(tmp_path)
+    classifier = SceneClassifier.from_hparams(folder)
+    write_tone(tmp_path / "a.wav", 200, 0)
+    table = pd.DataFrame(
+        {
+            "wav": [str(tmp_path / "a.wav")] * 2,
+            "location": ["Berlin", ""],
+            "record_time": ["2023-04-21 18:30:00", ""],
+        }
+    )
+    there, unknown = embed_files(classifier, table)
+    clip = load_audio(tmp_path / "a.wav", classifier.audio_normalizer)
+    place = ("Berlin", "2023-04-21 18:30:00")
+    expected = classifier.embed_batch(clip, None, *place)[0]
+    np.testing.assert_allclose(there, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(there - unknown).max() > 1e-4
+    np.testing.assert_array_equal(
+        embed_files(classifier, table["wav"])[0], unknown
+    )
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -13,6 +13,7 @@ from small_models import MODELS, write_folder
 from speechbrain.inference.classifiers import EncoderClassifier
 
 from ascmamba_modules.inference import SceneClassifier
+from ascmamba_modules.model_folder.folder import start_from
 
 FILES = {
     "README.md",
@@ -219,6 +220,23 @@ def test_classes_that_cannot_be_are_refused(own_folder, lines):
     path.write_text(lines + separator + end)
     with pytest.raises(ValueError, match="label_encoder.txt"):
         load(own_folder)
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("label_encoder.txt", ""),
+        ("label_encoder.txt", "nonsense"),
+        ("hyperparams.yaml", ""),
+        ("hyperparams.yaml", "features: {n_mels: 64"),
+        ("hyperparams.yaml", "- features"),
+    ],
+)
+def test_a_stage_does_not_start_from_a_damaged_file(tmp_path, name, text):
+    folder, hparams = write_folder(tmp_path)
+    (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        start_from(folder, hparams, tmp_path / "hyperparams.yaml")
 
 
 def test_failure_leaves_the_older_folder(tmp_path, monkeypatch):

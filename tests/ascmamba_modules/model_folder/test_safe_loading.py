@@ -254,6 +254,13 @@ def test_models_of_the_recipe_pass(tmp_path, name):
     check_description(tmp_path / "hyperparams.yaml")
 
 
+def test_engine_is_chosen_where_the_model_is_loaded():
+    stage = (HPARAMS / "finetune.yaml").read_text("utf-8")
+    settings = {"manifest": "x", "scan_engine": "triton"}
+    text = description(resolve_references(stage, settings).read(), True, True)
+    assert "engine: auto" in text and "triton" not in text
+
+
 def test_settings_in_bounds_that_are_too_much_together(own_folder):
     largest = "channels: 512\n  expand: 8\n  depth: 6\n  d_state: 256"
     change(own_folder, "channels: 4\n  n_blocks: 1", largest)
