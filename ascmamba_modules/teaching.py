@@ -44,8 +44,8 @@ def teach(classifier, source, table, folder):
 
     The model's weights stay; its classifier is replaced by a logistic
     regression on the embeddings, regularised as works best on recordings that
-    were left out.  Clips are heard with their place and
-    time, where those are known and the model uses them.
+    were left out.  Clips are heard with their place and time, where those are
+    known and the model uses them.
 
     Arguments
     ---------

@@ -13,6 +13,7 @@ interrupted from the keyboard.
 import argparse
 import importlib
 import os
+import re
 import sys
 
 from ascmamba_modules import __version__
@@ -68,7 +69,8 @@ def main(argv=None):
         print(f"ascmamba: error: {text}", file=sys.stderr)
         return ERROR
     except RuntimeError as error:
-        if "memory" not in f"{error}":
+        # CUDA's "out of memory", and "can't allocate memory" on a CPU.
+        if not re.search("(out of|allocate) memory", f"{error}"):
             raise
         print(
             "ascmamba: error: not enough memory, take a smaller --batch-size: "

@@ -184,6 +184,7 @@ def _classify(classifier, recordings, arguments):
     from ascmamba_modules.utils.files import printable, replacing
 
     are_many = len(recordings) > 1
+    rate = classifier.audio_normalizer.sample_rate
     bar = tqdm(
         recordings,
         "Recordings",
@@ -198,13 +199,7 @@ def _classify(classifier, recordings, arguments):
             result["seconds"] = header.duration
             try:
                 problem = file_problem(
-                    *(
-                        file,
-                        record_time,
-                        classifier.audio_normalizer.sample_rate,
-                    ),
-                    longest=float("inf"),
-                    decode=False,
+                    *(file, record_time, rate, float("inf"), False)
                 )
                 if problem:
                     raise ValueError(problem)

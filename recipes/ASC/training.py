@@ -62,7 +62,7 @@ SHARES = ("metadata_dropout", "metadata_swap", "band_pass", "augment_prob")
 LIMITS = {
     **{name: {"low": 0, "high": 1} for name in SHARES},
     "label_smoothing": {"low": 0, "high": 0.99},
-    "lr": {"low": 0, "over": True},
+    "lr": {"low": 0},
     "lr_final": {"low": 0},
     "weight_decay": {"low": 0},
 }

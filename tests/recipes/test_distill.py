@@ -220,7 +220,7 @@ def test_other_recordings_are_heard_without_their_labels(
         ({"rounds": 0}, "rounds must be a whole number from 1 on"),
         ({"manifest": "absent.csv"}, "file not found"),
         ({"unlabelled": "absent.csv"}, "absent.csv: 1 problem"),
-        ({"lr": -1}, "lr must be a number over 0, got -1"),
+        ({"lr": -1}, "lr must be a number from 0 on, got -1"),
     ],
 )
 def test_faults_are_named_in_one_line(

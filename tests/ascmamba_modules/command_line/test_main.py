@@ -75,3 +75,12 @@ def test_interruption_is_no_traceback(monkeypatch, capsys):
     monkeypatch.setattr("ascmamba_modules.command_line.timeline.run", interrupt)
     assert main(["timeline", "a.wav", "--model", "m"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_full_memory_is_no_traceback(monkeypatch, capsys):
+    def fill(arguments):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr("ascmamba_modules.command_line.timeline.run", fill)
+    assert main(["timeline", "a.wav", "--model", "m"]) == 2
+    assert "take a smaller --batch-size" in capsys.readouterr().err

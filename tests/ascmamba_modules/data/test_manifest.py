@@ -94,6 +94,10 @@ def test_byte_order_mark_spaces_and_extra_columns_are_fine(folder):
     path = folder / "manifest.csv"
     rows.to_csv(path, index=False, encoding="utf-8-sig")
     assert set(read_manifest(path)["scene_label"]) == {"Bus"}
+    rows["d"] = ""
+    header = [*table().columns, "", ""]  # as spreadsheets leave them
+    rows.to_csv(path, index=False, header=header)
+    assert set(read_manifest(path)["scene_label"]) == {"Bus"}
 
 
 def test_missing_columns_are_empty_unless_needed(folder):

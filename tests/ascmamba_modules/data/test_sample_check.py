@@ -42,12 +42,22 @@ def test_what_means_nothing_is_a_problem(tmp_path, name):
         assert "cancel" in audio_problem(write(tmp_path / "b.wav", *channels))
 
 
-@pytest.mark.parametrize("right", [LEFT, RIGHT, SILENCE])
-@pytest.mark.parametrize("offset", [0.02, 0.5])
-def test_offset_does_not_hide_what_varies(tmp_path, offset, right):
-    channels = [offset + 1e-3 * channel for channel in (LEFT, right)]
-    path = write(tmp_path / "a.wav", *channels, subtype="FLOAT")
+@pytest.mark.parametrize("offset, std", [(0.02, 1e-4), (0.5, 1e-3), (0.5, 0)])
+def test_offset_does_not_hide_what_varies(tmp_path, offset, std):
+    noise = np.random.default_rng(0).normal(offset, std, (2, 40 * RATE))
+    for channels in (noise, noise[[0, 0]]):
+        path = write(tmp_path / "a.wav", *channels, subtype="FLOAT")
+        assert audio_problem(path) is None
+        load_audio(path, NORMALIZER)
+
+
+def test_what_rings_over_the_scale_in_another_rate_is_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    square = np.repeat(np.tile([99.0, -99.0], 400), 40)
+    soundfile.write(path, square, 48000, subtype="FLOAT")
     assert audio_problem(path) is None
+    with pytest.raises(ValueError, match="far over full scale"):
+        load_audio(path, NORMALIZER)
 
 
 WARNINGS = {
